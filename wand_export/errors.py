@@ -1,0 +1,33 @@
+"""The errors that reach a user, each with its exit code."""
+
+from pathlib import Path
+
+
+class WandError(Exception):
+    """An error told in one line: which file or value, what is wrong, and what to do about it."""
+
+    exit_code = 3
+
+    def __init__(self, file: Path | str, value: str, fix: str) -> None:
+        self.file, self.value, self.fix = str(file), value, fix
+        super().__init__(f"{file}: {value} ({fix})" if fix else f"{file}: {value}")
+
+
+class InputError(WandError, ValueError):
+    """Usage, missing, corrupt or refused input."""
+
+    exit_code = 2
+
+
+class CheckpointError(InputError):
+    """A checkpoint that does not hold what its recipe says."""
+
+
+class BundleError(InputError):
+    """A bundle that is not what its manifest and checksums say."""
+
+
+class ParityError(WandError):
+    """An artifact below its target's thresholds."""
+
+    exit_code = 1

@@ -1,0 +1,335 @@
+"""Reading a checkpoint by its recipe: strict in both directions, tensor by tensor."""
+
+import fnmatch
+import hashlib
+import json
+import pickle
+import zlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import torch
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+from torch import Tensor
+
+from wand_export.errors import CheckpointError, InputError
+from wand_export.graph.decoder import Decoder
+from wand_export.graph.reference import Reference, backbone_shapes
+from wand_export.spec.recipe import Backbone, Recipe, load_recipe
+from wand_export.spec.schema import Schema, explain
+
+
+class WandFile(Schema):
+    """wand.json: what fine-tuning left beside the family's own files."""
+
+    schema_version: Literal[1]
+    family: str
+    window: int
+    teacher: str
+    trained_steps: int
+    final_loss: float
+
+
+# Decoder name -> transformers' name(s); several are stacked along the rows.
+_GATED = {
+    "layers.{i}.attention_norm.weight": ["layers.{i}.input_layernorm.weight"],
+    "layers.{i}.attention.qkv.weight": [f"layers.{{i}}.self_attn.{p}_proj.weight" for p in "qkv"],
+    "layers.{i}.attention.out.weight": ["layers.{i}.self_attn.o_proj.weight"],
+    "layers.{i}.mlp_norm.weight": ["layers.{i}.post_attention_layernorm.weight"],
+    "layers.{i}.mlp.gate.weight": ["layers.{i}.mlp.gate_proj.weight"],
+    "layers.{i}.mlp.up.weight": ["layers.{i}.mlp.up_proj.weight"],
+    "layers.{i}.mlp.down.weight": ["layers.{i}.mlp.down_proj.weight"],
+    "norm.weight": ["norm.weight"],
+}
+_GPT2 = {
+    "layers.{i}.attention_norm.": ["h.{i}.ln_1."],
+    "layers.{i}.attention.qkv.": ["h.{i}.attn.c_attn."],
+    "layers.{i}.attention.out.": ["h.{i}.attn.c_proj."],
+    "layers.{i}.mlp_norm.": ["h.{i}.ln_2."],
+    "layers.{i}.mlp.up.": ["h.{i}.mlp.c_fc."],
+    "layers.{i}.mlp.down.": ["h.{i}.mlp.c_proj."],
+    "norm.": ["ln_f."],
+}
+DECODER_TENSORS: dict[str, dict[str, list[str]]] = {
+    "llama": _GATED,
+    "qwen2": {
+        **_GATED,
+        "layers.{i}.attention.qkv.bias": [f"layers.{{i}}.self_attn.{p}_proj.bias" for p in "qkv"],
+    },
+    "qwen3": {
+        **_GATED,
+        "layers.{i}.attention.q_norm.weight": ["layers.{i}.self_attn.q_norm.weight"],
+        "layers.{i}.attention.k_norm.weight": ["layers.{i}.self_attn.k_norm.weight"],
+    },
+    "gpt2": {to + part: [name + part for name in names] for to, names in _GPT2.items() for part in ("weight", "bias")},
+}
+_CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
+"""transformers' GPT-2 keeps these as [in, out]."""
+
+_CONFIG_KEYS = {
+    "layers": ("num_hidden_layers", "n_layer"),
+    "hidden": ("hidden_size", "n_embd"),
+    "heads": ("num_attention_heads", "n_head"),
+    "kv_heads": ("num_key_value_heads",),
+    "head_dim": ("head_dim",),
+    "mlp": ("intermediate_size", "n_inner"),
+    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon"),
+    "rope_theta": ("rope_theta",),
+}
+
+
+@dataclass(frozen=True)
+class LazyTensor:
+    """A tensor that is read when asked for."""
+
+    shape: tuple[int, ...]
+    read: Callable[[], Tensor]
+
+
+class Checkpoint:
+    """The tensors of one model, named and shaped as its recipe says.
+
+    Attributes: recipe, folder (of the recipe), path (None for random weights), backbone (true sizes), window
+    (None where the checkpoint was never tuned for one), sha256 of the weight files (None for random weights).
+    """
+
+    def __init__(
+        self,
+        recipe: Recipe,
+        folder: Path,
+        path: Path | None,
+        backbone: Backbone,
+        tensors: dict[str, LazyTensor],
+        window: int | None,
+        sha256: str | None,
+    ) -> None:
+        self.recipe, self.folder, self.path, self.backbone = recipe, folder, path, backbone
+        self.window, self.sha256 = window, sha256
+        self._tensors = tensors
+
+    @property
+    def parameters(self) -> int:
+        """Number of weights in the backbone, the embedding tables and the whole head."""
+        shapes = expected_shapes(self.recipe, self.backbone)
+        return sum(torch.Size(shape).numel() for shape in shapes.values())
+
+    def tensor(self, name: str) -> Tensor:
+        """One tensor as float32. Raises CheckpointError if it holds NaN or infinity."""
+        tensor = self._tensors[name].read().to(torch.float32)
+        if not torch.isfinite(tensor).all():
+            raise CheckpointError(self.path or name, f"tensor {name} holds NaN or infinity", "use an intact checkpoint")
+        return tensor
+
+    def table(self, name: str) -> Tensor:
+        """Embedding table [rows, hidden], float32."""
+        return self.tensor(self.recipe.tables[name].tensor)
+
+    def head(self) -> tuple[Tensor, Tensor | None]:
+        """Weight [wanted rows, hidden] and bias [wanted rows] of the head, float32."""
+        head = self.recipe.head
+        ids = torch.tensor(head.ids())
+        bias = self.tensor(head.bias)[ids] if head.bias else None
+        return self.tensor(head.weight)[ids], bias
+
+    def reference(self) -> Reference:
+        """transformers' own model over these tensors."""
+        prefix = self.recipe.checkpoint.backbone
+        tensors = {name: self.tensor(prefix + name) for name in backbone_shapes(self.backbone)}
+        return Reference(self.backbone, tensors, *self.head())
+
+    def decoder(self) -> Decoder:
+        """The static decoder over these tensors, float32."""
+        weight, bias = self.head()
+        with torch.device("meta"):
+            decoder = Decoder(self.backbone, weight.shape[0], bias is not None)
+        decoder.inv_freq = Decoder.frequencies(self.backbone)
+        state = {name: self._stacked(names) for name, names in self._decoder_names()}
+        state |= {"head.weight": weight} | ({} if bias is None else {"head.bias": bias})
+        decoder.load_state_dict(state, strict=True, assign=True)
+        return decoder.eval().requires_grad_(False)
+
+    def _decoder_names(self) -> Iterator[tuple[str, list[str]]]:
+        for name, sources in DECODER_TENSORS[self.backbone.kind].items():
+            for i in range(self.backbone.layers if "{i}" in name else 1):
+                yield name.format(i=i), [source.format(i=i) for source in sources]
+
+    def _stacked(self, names: list[str]) -> Tensor:
+        parts = [self.tensor(self.recipe.checkpoint.backbone + name) for name in names]
+        if self.backbone.kind == "gpt2" and names[0].endswith(_CONV1D):
+            parts = [part.T.contiguous() for part in parts]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+    def find(self, file: str) -> Path:
+        """A file that the recipe names: beside the checkpoint, or beside the recipe. Raises InputError."""
+        for folder in filter(None, (self.path, self.folder)):
+            if (folder / file).exists():
+                return folder / file
+        raise InputError(self.path or self.folder, f"{file} is missing", f"recipe {self.recipe.family} needs it")
+
+
+def open_checkpoint(path: Path, recipe_name: str | None = None) -> Checkpoint:
+    """Open a checkpoint folder and check every name and shape in it; no weight is read yet.
+
+    The family comes from wand.json where recipe_name is None. Raises CheckpointError or InputError naming the
+    file, the tensor and the fix.
+    """
+    if not path.is_dir():
+        raise InputError(path, "no such checkpoint folder", "give the folder that holds the weights")
+    wand = _read_wand_file(path)
+    if recipe_name is None and wand is None:
+        raise InputError(path, "no wand.json names the family", "say which with --recipe")
+    recipe, folder = load_recipe(recipe_name or (wand.family if wand else ""))
+    files = _weight_files(path, recipe)
+    backbone = _read_sizes(path, recipe)
+    tensors: dict[str, LazyTensor] = {}
+    for file in files:
+        tensors |= _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file, recipe)
+    _check_tensors(path, recipe, backbone, tensors)
+    return Checkpoint(recipe, folder, path, backbone, tensors, wand.window if wand else None, _digest(files))
+
+
+def random_checkpoint(recipe_name: str, layers: int | None = None, seed: int = 0) -> Checkpoint:
+    """A checkpoint of true size with seeded random weights, spread so that attention is not flat."""
+    recipe, folder = load_recipe(recipe_name)
+    backbone = recipe.backbone.model_copy(update={"layers": layers} if layers else {})
+
+    def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
+        def read() -> Tensor:
+            generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
+            noise = torch.randn(shape, generator=generator)
+            if len(shape) > 1:
+                return noise * (1.5 / min(shape) ** 0.5)
+            return 1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise
+
+        return LazyTensor(shape, read)
+
+    tensors = {name: lazy(name, shape) for name, shape in expected_shapes(recipe, backbone).items()}
+    return Checkpoint(recipe, folder, None, backbone, tensors, None, None)
+
+
+def expected_shapes(recipe: Recipe, backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    """Name and shape of every tensor that the recipe reads, in the checkpoint's own names."""
+    prefix = recipe.checkpoint.backbone
+    shapes = {prefix + name: shape for name, shape in backbone_shapes(backbone).items()}
+    shapes |= {table.tensor: (table.rows, backbone.hidden) for table in recipe.tables.values()}
+    shapes[recipe.head.weight] = (recipe.head.rows, backbone.hidden)
+    if recipe.head.bias:
+        shapes[recipe.head.bias] = (recipe.head.rows,)
+    return shapes
+
+
+def _read_wand_file(path: Path) -> WandFile | None:
+    file = path / "wand.json"
+    if not file.is_file():
+        return None
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+        if isinstance(data, dict) and "schema" in data:
+            data["schema_version"] = data.pop("schema")
+        return WandFile.model_validate(data)
+    except ValidationError as error:
+        raise CheckpointError(file, explain(error), "write it again with wand distill") from error
+    except (OSError, ValueError) as error:
+        raise CheckpointError(file, f"unreadable: {error}", "write it again with wand distill") from error
+
+
+def _weight_files(path: Path, recipe: Recipe) -> list[Path]:
+    for pattern in recipe.checkpoint.weights:
+        if files := sorted(path.glob(pattern)):
+            return files
+    wanted = " or ".join(recipe.checkpoint.weights)
+    raise CheckpointError(path, f"no {wanted} in it", f"recipe {recipe.family} reads its weights there")
+
+
+def _read_sizes(path: Path, recipe: Recipe) -> Backbone:
+    """The recipe's backbone with the sizes of the checkpoint's own configuration, where it has one."""
+    if recipe.checkpoint.config is None:
+        return recipe.backbone
+    file = path / recipe.checkpoint.config
+    try:
+        config = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(file, f"unreadable: {error}", "give the model's own config.json") from error
+    if config.get("model_type") != recipe.backbone.kind:
+        found = config.get("model_type")
+        raise CheckpointError(file, f"model_type {found!r} is not {recipe.backbone.kind!r}", "use the right --recipe")
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    if rope.get("rope_type", rope.get("type", "default")) != "default":
+        raise CheckpointError(file, f"rope type {rope} is not supported", "use a model with plain rotary positions")
+    config = {**config, **{key: value for key, value in rope.items() if key == "rope_theta"}}
+    sizes = {
+        field: config[key]
+        for field, keys in _CONFIG_KEYS.items()
+        for key in keys
+        if config.get(key) is not None
+    }
+    try:
+        return Backbone.model_validate(recipe.backbone.model_dump() | sizes)
+    except ValidationError as error:
+        raise CheckpointError(file, explain(error), "give the model's own config.json") from error
+
+
+def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
+    try:
+        handle = safe_open(file, framework="pt")
+        names = list(handle.keys())
+    except (SafetensorError, OSError) as error:
+        raise CheckpointError(file, f"not a whole safetensors file: {error}", "copy it again") from error
+
+    def lazy(name: str) -> LazyTensor:
+        return LazyTensor(tuple(handle.get_slice(name).get_shape()), lambda: handle.get_tensor(name))
+
+    return {name: lazy(name) for name in names}
+
+
+def _read_torch(file: Path, recipe: Recipe) -> dict[str, LazyTensor]:
+    try:
+        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+    except pickle.UnpicklingError as error:
+        fix = "only plain tensors are read; ask its author for a safetensors file"
+        raise CheckpointError(file, "holds pickled code, or is damaged", fix) from error
+    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        raise CheckpointError(file, f"not a whole PyTorch file: {error}".splitlines()[0], "copy it again") from error
+    nested = recipe.checkpoint.nested
+    if nested and isinstance(state, dict) and isinstance(state.get(nested), dict):
+        state = state[nested]
+    if not isinstance(state, dict):
+        raise CheckpointError(file, f"holds a {type(state).__name__}, not a state dict", "give the weights file")
+    tensors = {}
+    for name, value in state.items():
+        if isinstance(value, Tensor):
+            tensors[name] = LazyTensor(tuple(value.shape), lambda value=value: value)
+        elif name not in recipe.checkpoint.entries:
+            raise CheckpointError(file, f"unknown entry {name}", f"recipe {recipe.family} does not know it")
+    return tensors
+
+
+def _check_tensors(path: Path, recipe: Recipe, backbone: Backbone, tensors: dict[str, LazyTensor]) -> None:
+    expected = expected_shapes(recipe, backbone)
+    missing = [name for name in expected if name not in tensors]
+    unknown = [
+        name
+        for name in tensors
+        if name not in expected and not any(fnmatch.fnmatchcase(name, glob) for glob in recipe.checkpoint.ignore)
+    ]
+    for problem, names in (("missing", missing), ("unknown", unknown)):
+        if names:
+            more = f" and {len(names) - 1} more" if len(names) > 1 else ""
+            fix = f"is it of family {recipe.family}? else use another --recipe"
+            raise CheckpointError(path, f"{problem} tensor {names[0]}{more}", fix)
+    for name, shape in expected.items():
+        if tensors[name].shape != shape:
+            found = list(tensors[name].shape)
+            raise CheckpointError(path, f"tensor {name} has shape {found}, not {list(shape)}", "check the configuration")
+
+
+def _digest(files: list[Path]) -> str:
+    digest = hashlib.sha256()
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 22):
+                digest.update(block)
+    return digest.hexdigest()

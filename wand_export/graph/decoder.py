@@ -1,0 +1,212 @@
+"""The static-shape transformer decoder: every backbone kind, over a fixed-capacity KV cache.
+
+Reads top to bottom: norms, rotary, attention, MLP, layer, decoder. Learned positions are not its business: the
+host adds them to the rows that it feeds.
+"""
+
+from typing import Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from wand_export.layout import Layout
+from wand_export.spec.recipe import Backbone
+
+MASKED = -1e4
+"""What is added to the score of an unseen slot: finite, and still representable in float16."""
+
+
+class Cache(Protocol):
+    """How one layer's new rows meet its keys and values."""
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Queries q [kv_heads, group * S, head_dim] over the cache and the new k, v [kv_heads, S, head_dim].
+
+        q is scaled. Returns [kv_heads, group * S, head_dim].
+        """
+        ...
+
+
+class RMSNorm(nn.Module):
+    def __init__(self, size: int, eps: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(size))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x, (x.shape[-1],), self.weight, self.eps)
+
+
+def norm(backbone: Backbone) -> nn.Module:
+    """The norm of this backbone kind over the hidden size."""
+    if backbone.kind == "gpt2":
+        return nn.LayerNorm(backbone.hidden, eps=backbone.norm_eps)
+    return RMSNorm(backbone.hidden, backbone.norm_eps)
+
+
+def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Rotary embedding of x [heads, S, head_dim] by cos, sin [S, head_dim / 2] (RoFormer, arXiv 2104.09864).
+
+    Dimension d is paired with d + head_dim / 2, as transformers' Llama does.
+    """
+    low, high = x.chunk(2, dim=-1)
+    return torch.cat([low * cos - high * sin, high * cos + low * sin], dim=-1)
+
+
+class Attention(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.heads, self.kv_heads, self.head_dim = backbone.heads, backbone.kv_heads, backbone.head_dim
+        q_size, kv_size = self.heads * self.head_dim, self.kv_heads * self.head_dim
+        self.sizes = [q_size, kv_size, kv_size]
+        self.qkv = nn.Linear(backbone.hidden, sum(self.sizes), bias=backbone.kind in ("qwen2", "gpt2"))
+        self.out = nn.Linear(q_size, backbone.hidden, bias=backbone.kind == "gpt2")
+        normed = backbone.kind == "qwen3"
+        self.q_norm = RMSNorm(self.head_dim, backbone.norm_eps) if normed else nn.Identity()
+        self.k_norm = RMSNorm(self.head_dim, backbone.norm_eps) if normed else nn.Identity()
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache) -> Tensor:
+        """x [S, hidden] -> [S, hidden]."""
+        rows = x.shape[0]
+        q, k, v = self.qkv(x).split(self.sizes, dim=-1)
+        q = self.q_norm(q.view(rows, self.heads, self.head_dim)).transpose(0, 1)
+        k = self.k_norm(k.view(rows, self.kv_heads, self.head_dim)).transpose(0, 1)
+        v = v.view(rows, self.kv_heads, self.head_dim).transpose(0, 1)
+        if rotary is not None:
+            q, k = rotate(q, *rotary), rotate(k, *rotary)
+        # Query heads of a group read the same keys: they become rows of one matrix product.
+        q = (q * self.head_dim**-0.5).reshape(self.kv_heads, -1, self.head_dim)
+        attended = cache.attend(q, k, v).reshape(self.heads, rows, self.head_dim)
+        return self.out(attended.transpose(0, 1).reshape(rows, -1))
+
+
+class GatedMLP(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.gate = nn.Linear(backbone.hidden, backbone.mlp, bias=False)
+        self.up = nn.Linear(backbone.hidden, backbone.mlp, bias=False)
+        self.down = nn.Linear(backbone.mlp, backbone.hidden, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.silu(self.gate(x)) * self.up(x))
+
+
+class PlainMLP(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.up = nn.Linear(backbone.hidden, backbone.mlp)
+        self.down = nn.Linear(backbone.mlp, backbone.hidden)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.down(F.gelu(self.up(x), approximate="tanh"))
+
+
+class Layer(nn.Module):
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.attention_norm = norm(backbone)
+        self.attention = Attention(backbone)
+        self.mlp_norm = norm(backbone)
+        self.mlp = PlainMLP(backbone) if backbone.kind == "gpt2" else GatedMLP(backbone)
+
+    def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), rotary, cache)
+        return x + self.mlp(self.mlp_norm(x))
+
+
+class Decoder(nn.Module):
+    """Layers, final norm and head. Caches come from outside, one for each layer.
+
+    Its modules are named by component: `layers.*.attention`, `layers.*.mlp` and `head`.
+    """
+
+    inv_freq: Tensor
+
+    def __init__(self, backbone: Backbone, head_rows: int, head_bias: bool) -> None:
+        super().__init__()
+        self.backbone = backbone
+        self.layers = nn.ModuleList(Layer(backbone) for _ in range(backbone.layers))
+        self.norm = norm(backbone)
+        self.head = nn.Linear(backbone.hidden, head_rows, bias=head_bias)
+        self.register_buffer("inv_freq", self.frequencies(backbone), persistent=False)
+
+    @staticmethod
+    def frequencies(backbone: Backbone) -> Tensor:
+        """Rotary frequencies in radians per position, float32 [head_dim / 2]."""
+        exponent = torch.arange(0, backbone.head_dim, 2, dtype=torch.float32) / backbone.head_dim
+        return backbone.rope_theta**-exponent
+
+    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
+        """cos, sin float32 [S, head_dim / 2] of integer positions [S]; None for learned positions."""
+        if self.backbone.kind == "gpt2":
+            return None
+        angles = positions.to(torch.float32)[:, None] * self.inv_freq
+        return angles.cos(), angles.sin()
+
+    def forward(self, embeds: Tensor, positions: Tensor, last: Tensor, caches: list[Cache]) -> tuple[Tensor, Tensor]:
+        """One call over S rows.
+
+        embeds: float32 [1, S, hidden]; positions: integer [S], absolute; last: integer [1], the row to read out.
+        Returns logits float32 [head_rows] and hidden float32 [hidden], the vector that the head read.
+        """
+        x = embeds[0]
+        rotary = self.rotary(positions)
+        for layer, cache in zip(self.layers, caches, strict=True):
+            x = layer(x, rotary, cache)
+        hidden = self.norm(x.index_select(0, last))
+        return self.head(hidden)[0], hidden[0]
+
+
+class ScatterCache:
+    """Write-then-attend: new rows are scattered into their slots, then every seen slot is attended.
+
+    keys and values, [kv_heads, C, head_dim], are replaced by their successors, never changed in place.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor, seen: Tensor) -> None:
+        """slots: int64 [S]; seen: bool [S, C]."""
+        self.keys, self.values = keys, values
+        self.slots = slots[None, :, None]
+        self.bias = torch.where(seen, 0.0, MASKED)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See Cache.attend."""
+        index = self.slots.expand_as(k)
+        self.keys = torch.scatter(self.keys, 1, index, k)
+        self.values = torch.scatter(self.values, 1, index, v)
+        kv_heads, capacity, _ = self.keys.shape
+        scores = torch.matmul(q, self.keys.transpose(1, 2))
+        scores = scores.view(kv_heads, -1, k.shape[1], capacity) + self.bias
+        weights = torch.softmax(scores, dim=-1).view(kv_heads, -1, capacity)
+        return torch.matmul(weights, self.values)
+
+
+class ScatterStep(nn.Module):
+    """The graph contract over a ScatterCache: caches go in and come out.
+
+    With layout None there is no window: the cache's own size is the prefix capacity, and every token is prefix.
+    """
+
+    def __init__(self, decoder: Decoder, layout: Layout | None) -> None:
+        super().__init__()
+        self.decoder, self.layout = decoder, layout
+
+    def forward(
+        self, embeds: Tensor, position: Tensor, prefix_len: Tensor, last: Tensor, keys: list[Tensor], values: list[Tensor]
+    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
+        """embeds float32 [1, S, hidden]; position, prefix_len, last int32 [1]; keys, values [kv_heads, C, head_dim].
+
+        Returns logits [head_rows], hidden [hidden], and the new keys and values.
+        """
+        capacity = keys[0].shape[1]
+        t = position.to(torch.int64) + torch.arange(embeds.shape[1])
+        p = prefix_len.to(torch.int64)
+        slot = torch.arange(capacity)
+        if self.layout is None:
+            slots, seen = t, slot <= t[:, None]
+        else:
+            slots, seen = self.layout.slot(t, p), self.layout.sees_after_write(t[:, None], slot, p)
+        caches = [ScatterCache(k, v, slots, seen) for k, v in zip(keys, values, strict=True)]
+        logits, hidden = self.decoder(embeds, t, last, list(caches))
+        return logits, hidden, [c.keys for c in caches], [c.values for c in caches]

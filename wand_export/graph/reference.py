@@ -1,0 +1,89 @@
+"""The reference: an uncached, full-sequence, masked forward through transformers' own modeling code."""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoModel, GPT2Config, LlamaConfig, PretrainedConfig, Qwen2Config, Qwen3Config
+
+from wand_export.layout import sees
+from wand_export.spec.recipe import Backbone
+
+
+def config_of(backbone: Backbone) -> PretrainedConfig:
+    """The transformers configuration of a backbone without its embedding tables."""
+    if backbone.kind == "gpt2":
+        return GPT2Config(
+            vocab_size=1,
+            n_positions=1,
+            n_embd=backbone.hidden,
+            n_layer=backbone.layers,
+            n_head=backbone.heads,
+            n_inner=backbone.mlp,
+            layer_norm_epsilon=backbone.norm_eps,
+        )
+    config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[backbone.kind]
+    return config(
+        vocab_size=1,
+        hidden_size=backbone.hidden,
+        num_hidden_layers=backbone.layers,
+        num_attention_heads=backbone.heads,
+        num_key_value_heads=backbone.kv_heads,
+        head_dim=backbone.head_dim,
+        intermediate_size=backbone.mlp,
+        rms_norm_eps=backbone.norm_eps,
+        rope_parameters={"rope_type": "default", "rope_theta": backbone.rope_theta},
+    )
+
+
+EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "wpe.weight")
+"""Tensors of transformers' backbones that a reference replaces by zeros: rows come in as vectors."""
+
+
+def skeleton(backbone: Backbone) -> nn.Module:
+    """transformers' own backbone, on the meta device: names and shapes without memory."""
+    with torch.device("meta"):
+        return AutoModel.from_config(config_of(backbone), attn_implementation="eager")
+
+
+def backbone_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each tensor that a backbone needs, in transformers' own names."""
+    state = skeleton(backbone).state_dict()
+    return {name: tuple(t.shape) for name, t in state.items() if name not in EMBEDDINGS}
+
+
+class Reference:
+    """A float32 model under the WAND law, as trained: the one that every artifact is held to."""
+
+    def __init__(self, backbone: Backbone, tensors: Mapping[str, Tensor], head: Tensor, bias: Tensor | None) -> None:
+        """tensors: float32, transformers' names; head: [rows, hidden]; bias: [rows] or None."""
+        self.backbone = backbone
+        self.head, self.bias = head, bias
+        self.model = skeleton(backbone).eval()
+        if hasattr(self.model, "rotary_emb"):  # its buffers are computed, not loaded
+            self.model.rotary_emb = type(self.model.rotary_emb)(self.model.config)
+        zeros = {name: torch.zeros(1, backbone.hidden) for name in EMBEDDINGS if name in self.model.state_dict()}
+        self.model.load_state_dict({**tensors, **zeros}, strict=True, assign=True)
+
+    @torch.no_grad()
+    def __call__(
+        self, embeds: Tensor, prefix_len: int, window: int | None, positions: Tensor | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Logits [T, rows] and hidden [T, hidden] of float32 embeds [T, hidden].
+
+        window None is full attention. positions: int64 [T], increasing, where the sequence has a gap; rows whose
+        receptive field, layers x window tokens back, holds no gap are those of the whole sequence.
+        """
+        t = torch.arange(embeds.shape[0]) if positions is None else positions
+        seen = sees(t[:, None], t[None, :], prefix_len, int(t[-1]) + 1 if window is None else window)
+        mask = torch.where(seen, 0.0, torch.finfo(torch.float32).min)[None, None]
+        learned = self.backbone.kind == "gpt2"  # the rows already hold their positions
+        output = self.model(
+            inputs_embeds=embeds[None],
+            attention_mask=mask,
+            position_ids=(torch.zeros_like(t) if learned else t)[None],
+            use_cache=False,
+        )
+        hidden = output.last_hidden_state[0]
+        return F.linear(hidden, self.head, self.bias), hidden

@@ -1,0 +1,141 @@
+"""The manifest: all that a bundle says of itself, for hosts that know nothing of its family."""
+
+from typing import Literal
+
+from wand_export.spec.recipe import Licence, PrefixPart, Sampler, Stop, Text
+from wand_export.spec.schema import Schema
+from wand_export.spec.target import Precisions
+
+SCHEMA_VERSION = 1
+
+
+class Source(Schema):
+    """Where the weights came from. sha256 covers the weight files in name order; null for random weights."""
+
+    checkpoint: str
+    sha256: str | None
+    random_weights: bool
+    tuned_for_window: bool
+
+
+class Model(Schema):
+    """Sizes of the decoder; max_position is null where nothing limits the position."""
+
+    kind: str
+    layers: int
+    hidden: int
+    heads: int
+    kv_heads: int
+    head_dim: int
+    mlp: int
+    parameters: int
+    max_position: int | None
+
+
+class KVCache(Schema):
+    """The fixed KV buffer, and its bytes by the formula."""
+
+    prefix_capacity: int
+    window: int
+    capacity: int
+    dtype: Literal["float32", "float16"]
+    bytes: int
+    formula: str
+
+
+class EmbeddingTable(Schema):
+    """One table in embeddings.safetensors."""
+
+    rows: int
+    dtype: Literal["float32", "float16"]
+    positions: str | None
+
+
+class Head(Schema):
+    """What the logits mean: row r of the logits is the r-th id of these [first, last] ranges."""
+
+    ranges: list[tuple[int, int]]
+
+
+class AudioDecoder(Schema):
+    """The tokens-to-audio graph: every call takes context + chunk + context codes and gives the chunk's samples."""
+
+    context: int
+    chunk: int
+    samples_per_token: int
+    noise_samples: int
+
+
+class Audio(Schema):
+    """What generated tokens mean; `decoder` is null where the bundle cannot make samples."""
+
+    token_rate: float
+    sample_rate: int
+    first_id: int
+    codes: int
+    decoder: AudioDecoder | None
+
+
+class ComponentParity(Schema):
+    """Parity with only this component quantized."""
+
+    psnr_db: float | None
+    kl: float
+    top1_agreement: float
+
+
+class Parity(Schema):
+    """An artifact against the reference. psnr_db is null when identical."""
+
+    how: Literal["ran", "interpreted", "not_run"]
+    steps: int
+    psnr_db: float | None
+    max_abs_dlogit: float
+    kl: float
+    top1_agreement: float
+    greedy_equal: bool
+    first_divergence: int | None
+    near_ties: int
+    components: dict[str, ComponentParity]
+    passed: bool
+
+
+class Artifact(Schema):
+    """One emitted decoder. Paths are relative to the bundle; step_bytes is what a step reads of the weights."""
+
+    runtime: Literal["onnx"]
+    delegate: str
+    precision: Precisions
+    files: list[str]
+    audio_decoder: str | None
+    twin: str | None
+    bytes: int
+    step_bytes: int
+    prefill_chunk: int
+    emitted_by: dict[str, str]
+    oldest_runtime: str | None
+    parity: Parity | None
+
+
+class Manifest(Schema):
+    """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS."""
+
+    schema_version: Literal[1]
+    wand_export: str
+    family: str
+    title: str
+    source: Source
+    licence: Licence
+    model: Model
+    kv_cache: KVCache
+    tables: dict[str, EmbeddingTable]
+    speech_table: str
+    head: Head
+    prefix: list[PrefixPart]
+    stop: Stop
+    sampler: Sampler
+    text: Text
+    audio: Audio
+    artifacts: dict[str, Artifact]
+    not_run: list[str]
+    files: dict[str, int]
