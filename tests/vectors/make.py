@@ -1,0 +1,178 @@
+"""Write every vector file: `python tests/vectors/make.py`. Python, Kotlin and Swift are held to them.
+
+layout.json     slots and masks of the WAND law: masks are strings of 0 and 1, one character a slot
+random.json     SplitMix64: 64-bit numbers are decimal strings; uniform in [0, 1); noise in [-1, 1)
+sampling.json   utterances of picks: step i reads row i mod rows of `logits`; one sampler for all steps of a case
+stop.json       stop rules
+manifest.schema.json
+No draw lies nearer than MARGIN to a boundary: the rounding of exp() cannot change a pick.
+"""
+
+import json
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wand_export.host.sampling import Sampler, SplitMix64, StopRule, noise
+from wand_export.layout import Layout, kv_bytes
+from wand_export.spec.manifest import Manifest
+from wand_export.spec.recipe import Sampler as Settings
+from wand_export.spec.recipe import Stop
+
+SCHEMA = 1
+MARGIN = 1e-6
+FOLDER = Path(__file__).resolve().parent
+
+
+def layout_vectors() -> dict[str, Any]:
+    """Rows of three chunk sizes in the prefix, one by one behind it, at the ring's wraps and far away."""
+    cases = []
+    for prefix_capacity, window in [(8, 8), (13, 3), (6, 26), (31, 1), (1, 31)]:
+        layout = Layout(prefix_capacity, window)
+        for p in sorted({1, (prefix_capacity + 1) // 2, prefix_capacity}):
+            calls = [(first, min(first + 3, p)) for first in range(0, p, 3)]
+            generated = {0, 1, window - 1, window, window + 1, 2 * window + 1, 10_007}
+            calls += [(p + g, p + g + 1) for g in sorted(generated)]
+            rows = [layout_row(layout, p, first, t) for first, end in calls for t in range(first, end)]
+            cases.append({"prefix_capacity": prefix_capacity, "window": window, "prefix_len": p, "rows": rows})
+    fitting = [[prefix, window, Layout.fitting(prefix, window).prefix_capacity] for prefix, window in FITTING]
+    sizes = [[*sizes, kv_bytes(*sizes)] for sizes in [(96, 5, 4, 64, 4), (512, 24, 2, 64, 2)]]
+    return {"schema": SCHEMA, "cases": cases, "fitting": fitting, "kv_bytes": sizes}
+
+
+FITTING = [(1, 1), (32, 32), (33, 32), (480, 32), (1000, 32), (100, 7)]
+
+
+def layout_row(layout: Layout, p: int, first: int, t: int) -> dict[str, Any]:
+    """The slot of token t, and the slots that its query sees in a call whose first row is `first`."""
+    slots = range(layout.capacity)
+    return {
+        "first": first,
+        "t": t,
+        "slot": layout.slot(t, p),
+        "sees_after_write": "".join(str(int(layout.sees_after_write(t, s, p))) for s in slots),
+        "sees_before_write": "".join(str(int(layout.sees_before_write(t, s, p, first))) for s in slots),
+    }
+
+
+def random_vectors() -> dict[str, Any]:
+    """The first numbers of some seeds, and stretches of noise, one of which starts before sample 0."""
+    generators = []
+    for seed in [0, 1, 2**32 + 5, 2**63, 2**64 - 1]:
+        bits, uniform = SplitMix64(seed), SplitMix64(seed)
+        outputs, numbers = [str(bits.next()) for _ in range(6)], [uniform.uniform() for _ in range(6)]
+        generators.append({"seed": str(seed), "outputs": outputs, "uniform": numbers})
+    stretches = [
+        {"seed": str(seed), "start": start, "values": noise(seed, start, 8).tolist()}
+        for seed, start in [(0, 0), (0, 4), (7, -3), (2**64 - 1, 2**40)]
+    ]
+    return {"schema": SCHEMA, "splitmix64": generators, "noise": stretches}
+
+
+class Watched(Sampler):
+    """A sampler that remembers how near its draws came to a boundary, as a fraction of the sum."""
+
+    margin = 1.0
+
+    def _draw(self, scores: Any, top_p: float) -> int:
+        sums = np.cumsum(np.exp(scores - scores[0]))
+        self.margin = min(self.margin, *np.abs(sums / sums[-1] - top_p)) if top_p < 1 else self.margin
+        if top_p < 1:
+            sums = sums[: np.searchsorted(sums, top_p * sums[-1]) + 1]
+        after = SplitMix64(0)
+        after._state = self._random._state
+        self.margin = min(self.margin, *np.abs(sums[:-1] / sums[-1] - after.uniform()), 1.0)
+        return super()._draw(scores, top_p)
+
+
+SAMPLED = [
+    Settings(temperature=0),
+    Settings(temperature=0, repeat_window=4),
+    Settings(),
+    Settings(temperature=0.5),
+    Settings(top_k=1),
+    Settings(top_k=5),
+    Settings(top_p=0.8),
+    Settings(top_p=0.01),
+    Settings(temperature=0.8, top_k=50, top_p=0.95),
+    Settings(top_k=25, top_p=0.8, repeat_window=10),
+    Settings(temperature=0.3, repeat_window=2),
+]
+
+
+def sampling_case(settings: Settings, rows: int, size: int, banned: list[int], stream: int) -> dict[str, Any]:
+    """24 picks from random logits in multiples of 1/64: short in JSON, exact in float32, and with ties."""
+    random = np.random.default_rng([rows, size, stream])
+    logits = (np.round(random.normal(0, 2, (rows, size)) * 64) / 64).astype(np.float32)
+    if size > 2:
+        logits[0, 1], logits[0, 2] = 0.0, -0.0
+        logits[:, -1] = logits.max(axis=1)
+    # Ids with gaps, and not upwards everywhere: heads are cut from several ranges.
+    ids = np.roll(np.arange(size, dtype=np.int64) * 3 + 100, 1)
+    sampler = Watched(settings, stream)
+    picks: list[int] = []
+    for step in range(24):
+        picks.append(sampler.pick(logits[step % rows], ids, set(banned), picks))
+    assert sampler.margin > MARGIN, f"{settings} on stream {stream} draws within {sampler.margin} of a boundary"
+    return {
+        "settings": settings.model_dump(),
+        "seed": str(stream),
+        "ids": ids.tolist(),
+        "logits": logits.tolist(),
+        "banned": banned,
+        "picks": picks,
+    }
+
+
+def sampling_vectors() -> dict[str, Any]:
+    """Every setting over few and many tokens, with and without banned ids, and a head of one row."""
+    shapes: list[tuple[int, int, list[int]]] = [(3, 8, []), (4, 40, [100, 106])]
+    pairs = enumerate(product(SAMPLED, shapes), start=1)
+    cases = [sampling_case(settings, *shape, stream) for stream, (settings, shape) in pairs]
+    cases.append(sampling_case(Settings(repeat_window=3), 1, 1, [], 99))
+    return {"schema": SCHEMA, "cases": cases}
+
+
+def stop_vectors() -> dict[str, Any]:
+    """[text tokens, fewest tokens before a stop, most tokens] of some rules."""
+    rules = [
+        Stop(ids=[7], max_tokens=100),
+        Stop(ids=[7, 9], min_per_text=2.0, max_per_text=20.0, max_tokens=1500),
+        Stop(ids=[7], min_per_text=0.1, max_per_text=0.3, max_tokens=50),
+    ]
+    return {"schema": SCHEMA, "cases": [stop_case(rule) for rule in rules]}
+
+
+def stop_case(stop: Stop) -> dict[str, Any]:
+    rules = [(n, StopRule(stop, n)) for n in (1, 3, 29, 30, 200)]
+    return {"stop": stop.model_dump(), "limits": [[n, rule.minimum, rule.maximum] for n, rule in rules]}
+
+
+def compact(document: dict[str, Any]) -> str:
+    """JSON with one line for each case, so that a change shows in a diff."""
+    lines = []
+    for key, value in document.items():
+        if isinstance(value, list):
+            items = ",\n".join(json.dumps(item, separators=(",", ":")) for item in value)
+            lines.append(f"{json.dumps(key)}: [\n{items}\n]")
+        else:
+            lines.append(f"{json.dumps(key)}: {json.dumps(value)}")
+    return "{\n" + ",\n".join(lines) + "\n}\n"
+
+
+def vectors() -> dict[str, str]:
+    """File name -> text of every vector file."""
+    return {
+        "layout.json": compact(layout_vectors()),
+        "random.json": compact(random_vectors()),
+        "sampling.json": compact(sampling_vectors()),
+        "stop.json": compact(stop_vectors()),
+        "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
+    }
+
+
+if __name__ == "__main__":
+    for name, text in vectors().items():
+        (FOLDER / name).write_text(text, encoding="utf-8")

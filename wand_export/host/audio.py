@@ -1,0 +1,126 @@
+"""From token ids to samples, chunk by chunk, and to a WAV file that exists only when it is whole."""
+
+import os
+import wave
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Self
+
+import numpy as np
+import numpy.typing as npt
+
+from wand_export.errors import BundleError, InputError, WandError
+from wand_export.host.sampling import noise
+from wand_export.host.session import AudioSession
+from wand_export.spec.manifest import Audio
+
+OUTSIDE = -1
+"""The code that stands for "outside the utterance" in the context of a chunk."""
+
+Floats = npt.NDArray[np.float32]
+
+
+class AudioStream:
+    """One utterance's token ids, fed as they are generated, as samples.
+
+    A chunk is decoded as soon as its right context exists. The noise of a call is centred on its chunk and taken
+    by absolute sample index, so that neighbouring calls agree where they overlap.
+    """
+
+    def __init__(self, session: AudioSession, audio: Audio, seed: int) -> None:
+        """Raises ValueError if `audio` describes no decoder."""
+        if audio.decoder is None:
+            raise ValueError("a stream needs an audio decoder")
+        self._session, self._audio, self._decoder, self._seed = session, audio, audio.decoder, seed
+        self._codes = [OUTSIDE] * self._decoder.context
+        self._fed = self._made = 0
+        self._phase = 0.0
+
+    def feed(self, token: int) -> Floats:
+        """The samples, float32 [n], that token id `token` completes: those of one chunk, or none.
+
+        Raises BundleError for an id that is no audio code.
+        """
+        code = token - self._audio.first_id
+        if not 0 <= code < self._audio.codes:
+            raise BundleError("manifest.json", f"generated id {token} is no audio code", "export the bundle again")
+        self._codes.append(code)
+        self._fed += 1
+        if len(self._codes) < self._decoder.chunk + 2 * self._decoder.context:
+            return np.empty(0, np.float32)
+        return self._decode()
+
+    def finish(self) -> Floats:
+        """The samples, float32 [n], up to the end of the last token. Nothing can be fed afterwards."""
+        blocks = [np.empty(0, np.float32)]
+        while self._made < self._fed:
+            left = self._fed - self._made
+            missing = self._decoder.chunk + 2 * self._decoder.context - len(self._codes)
+            self._codes += [OUTSIDE] * missing
+            blocks.append(self._decode()[: left * self._decoder.samples_per_token])
+        return np.concatenate(blocks)
+
+    def _decode(self) -> Floats:
+        """Decode the chunk behind the left context, and let the next one take its place."""
+        decoder = self._decoder
+        chunk_samples = decoder.chunk * decoder.samples_per_token
+        start = self._made * decoder.samples_per_token - (decoder.noise_samples - chunk_samples) // 2
+        codes = np.array(self._codes, np.int32)
+        samples, self._phase = self._session.decode(codes, noise(self._seed, start, decoder.noise_samples), self._phase)
+        if not np.isfinite(samples).all():
+            raise WandError("audio decoder", f"NaN or infinity behind token {self._made}", "run wand verify on the bundle")
+        del self._codes[: decoder.chunk]
+        self._made += decoder.chunk
+        return samples
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A temporary path beside `path`, renamed to it at the end, removed on failure.
+
+    Raises InputError if `path` is something other than a file, or its folder does not exist or cannot be written.
+    """
+    if path.exists() and not path.is_file():
+        raise InputError(path, "exists and is not a file", "give the path of a file")
+    if not path.parent.is_dir():
+        raise InputError(path.parent, "no such folder", "create it first")
+    if not os.access(path.parent, os.W_OK):
+        raise InputError(path.parent, "cannot be written", "choose another folder")
+    part = path.with_name(f".{path.name}.{os.getpid()}.part")
+    try:
+        yield part
+        os.replace(part, path)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+class WavWriter:
+    """A mono 16-bit PCM file, written block by block: `with WavWriter(path, rate) as wav: wav.write(samples)`."""
+
+    MAX_SAMPLES = (2**32 - 64) // 2
+    """The header counts bytes in 32 bits."""
+
+    def __init__(self, path: Path, sample_rate: int) -> None:
+        self.path, self.sample_rate, self.samples = path, sample_rate, 0
+
+    def __enter__(self) -> Self:
+        with ExitStack() as stack:
+            part = stack.enter_context(replacing(self.path))
+            self._file = stack.enter_context(wave.open(str(part), "wb"))
+            self._file.setnchannels(1)
+            self._file.setsampwidth(2)
+            self._file.setframerate(self.sample_rate)
+            self._stack = stack.pop_all()
+        return self
+
+    def write(self, samples: Floats) -> None:
+        """Append float32 samples [n]; those outside [-1, 1] are clipped. Raises InputError beyond 4 GiB."""
+        self.samples += len(samples)
+        if self.samples > self.MAX_SAMPLES:
+            raise InputError(self.path, "more than the 4 GiB of a WAV file", "speak the text in parts")
+        self._file.writeframesraw(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._stack.__exit__(kind, error, at)

@@ -1,0 +1,118 @@
+"""Picking tokens, and the random numbers behind it: small enough to be the same in every language.
+
+All arithmetic is in float64 and every sum runs from left to right, so that another implementation can only
+differ by the rounding of its exp().
+"""
+
+from collections.abc import Sequence, Set
+
+import numpy as np
+import numpy.typing as npt
+
+from wand_export.spec.recipe import Sampler as Settings
+from wand_export.spec.recipe import Stop
+
+_WORD = 2**64 - 1
+_GAMMA = 0x9E3779B97F4A7C15
+_FIRST_FACTOR = 0xBF58476D1CE4E5B9
+_SECOND_FACTOR = 0x94D049BB133111EB
+
+Floats64 = npt.NDArray[np.float64]
+
+
+def mix(state: int) -> int:
+    """SplitMix64's finalizer: 64 bits -> 64 bits."""
+    z = state & _WORD
+    z = (z ^ (z >> 30)) * _FIRST_FACTOR & _WORD
+    z = (z ^ (z >> 27)) * _SECOND_FACTOR & _WORD
+    return z ^ (z >> 31)
+
+
+class SplitMix64:
+    """Steele, Lea, Flood: Fast splittable pseudorandom number generators (OOPSLA 2014). Not for secrets."""
+
+    def __init__(self, seed: int) -> None:
+        """Seeds are taken modulo 2^64."""
+        self._state = seed & _WORD
+
+    def next(self) -> int:
+        """The next 64 bits."""
+        self._state = (self._state + _GAMMA) & _WORD
+        return mix(self._state)
+
+    def uniform(self) -> float:
+        """The next number of [0, 1), a multiple of 2^-53."""
+        return (self.next() >> 11) * 2.0**-53
+
+
+def noise(seed: int, start: int, count: int) -> npt.NDArray[np.float32]:
+    """White noise of [-1, 1), float32 [count]: samples start .. start + count - 1 of the stream of `seed`.
+
+    Sample i is output i of SplitMix64(mix(seed)), its upper 24 bits, found without those before it. start may be
+    negative: the index is taken modulo 2^64.
+    """
+    # Numpy's uint64 arrays wrap silently; its scalars warn, hence the arrays of one.
+    first = np.array([(mix(seed) + (start + 1) * _GAMMA) & _WORD], np.uint64)
+    z = first + np.arange(count, dtype=np.uint64) * np.uint64(_GAMMA)
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST_FACTOR)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND_FACTOR)
+    upper: npt.NDArray[np.float32] = ((z ^ (z >> np.uint64(31))) >> np.uint64(40)).astype(np.float32)
+    return upper * np.float32(2.0**-23) - np.float32(1)
+
+
+class Sampler:
+    """Picks one token after another, reproducibly: one sampler for one utterance."""
+
+    def __init__(self, settings: Settings, seed: int) -> None:
+        self.settings = settings
+        self._random = SplitMix64(seed)
+
+    def pick(
+        self, logits: npt.NDArray[np.float32], ids: npt.NDArray[np.int64], banned: Set[int], recent: Sequence[int]
+    ) -> int:
+        """The next token id, given logits [V] of the token ids [V].
+
+        banned: ids that cannot be picked; recent: ids picked so far, the newest last. Temperature 0 picks the
+        largest logit, the lowest id of equals, and draws nothing. Otherwise a pick that is among the last
+        repeat_window ids is masked and drawn again from all that is left, as CosyVoice 2 does (after repetition
+        aware sampling, VALL-E 2, arXiv 2406.05370). Raises ValueError if everything is banned.
+        """
+        settings = self.settings
+        allowed = ~np.isin(ids, list(banned))
+        ids = ids[allowed]
+        scores = logits[allowed].astype(np.float64)
+        if not len(ids):
+            raise ValueError("every token is banned")
+        if settings.temperature == 0:
+            return int(ids[scores == scores.max()].min())
+        order = np.lexsort((ids, -scores))
+        ids, scores = ids[order], scores[order] / settings.temperature
+        row = self._draw(scores[: settings.top_k or len(ids)], settings.top_p)
+        window = settings.repeat_window
+        if window and int(ids[row]) in recent[-window:] and len(ids) > 1:
+            ids, scores = np.delete(ids, row), np.delete(scores, row)
+            row = self._draw(scores, 1.0)
+        return int(ids[row])
+
+    def _draw(self, scores: Floats64, top_p: float) -> int:
+        """A row of scores, sorted downwards, drawn from the softmax of the first rows that reach top_p."""
+        sums = np.cumsum(np.exp(scores - scores[0]))
+        if top_p < 1:
+            sums = sums[: np.searchsorted(sums, top_p * sums[-1]) + 1]
+        row = np.searchsorted(sums, self._random.uniform() * sums[-1], side="right")
+        return min(int(row), len(sums) - 1)
+
+
+class StopRule:
+    """When an utterance ends: Stop for a text of `text_tokens` tokens."""
+
+    def __init__(self, stop: Stop, text_tokens: int) -> None:
+        self.ids = frozenset(stop.ids)
+        self.minimum = int(stop.min_per_text * text_tokens)
+        self.maximum = stop.max_tokens
+        if stop.max_per_text is not None:
+            self.maximum = min(self.maximum, max(1, int(stop.max_per_text * text_tokens)))
+
+    def banned(self, generated: int) -> frozenset[int]:
+        """The ids that cannot be picked once `generated` tokens exist."""
+        return self.ids if generated < self.minimum else frozenset()
