@@ -1,0 +1,214 @@
+"""Fine-tune a full-attention checkpoint for a window, in steps that resume.
+
+The student starts as a copy of the teacher and learns from the data and from the teacher's own distributions. Beside
+the checkpoint OUT, the folder OUT.state holds the last saved step and `log.jsonl`, one JSON object a line: a step's
+{"step", "window", "tau", "learning_rate", "loss", "cross_entropy", "kl"}, and at the end the held-out scores.
+"""
+
+import hashlib
+import json
+import math
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from pydantic import Field, PositiveInt
+from torch import nn
+from transformers import AutoModelForCausalLM, PreTrainedModel
+
+from wand_export.distill.curriculum import Curriculum, attention_bias
+from wand_export.distill.data import Utterances
+from wand_export.distill.evaluate import evaluate
+from wand_export.distill.loss import distillation_loss
+from wand_export.errors import InputError
+from wand_export.spec.schema import Schema
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
+PROTECTED = (*WEIGHTS, "*.index.json")
+
+
+class DistillConfig(Schema):
+    """What CONFIG.toml says. Paths are relative to it. Unknown keys are refused."""
+
+    family: str = Field(description="recipe that reads the checkpoint")
+    teacher: Path = Field(description="folder of the full-attention checkpoint, as transformers saves it")
+    data: Path = Field(description="token file, see wand_export/distill/data.py")
+    window: PositiveInt
+    window_start: PositiveInt = 128
+    ramp: float = Field(0.6, ge=0, le=1, description="share of the steps in which the window closes")
+    tau_start: float = Field(0.5, gt=0, description="taken from the logits outside the window at the first step")
+    tau_end: float = Field(20.0, gt=0, description="and at the end of the ramp, before the mask is hard")
+    kl_weight: float = Field(1.0, ge=0, description="lambda: weight of the divergence to the teacher")
+    skew: float = Field(0.1, ge=0, lt=1, description="share of the teacher in the mixture that it is compared with")
+    steps: PositiveInt
+    batch_tokens: PositiveInt = 4000
+    learning_rate: float = Field(1e-5, gt=0)
+    warm_up: float = Field(0.03, ge=0, lt=1, description="share of the steps")
+    weight_decay: float = Field(0.0, ge=0)
+    corrupt: float = Field(0.0, ge=0, lt=1, description="share of the generated tokens that are read wrong")
+    held_out: PositiveInt = Field(64, description="the first utterances of the data: for scores, never learned from")
+    checkpoint_every: PositiveInt = 100
+    seed: int = 0
+
+    @property
+    def curriculum(self) -> Curriculum:
+        ramp_steps = round(self.ramp * self.steps)
+        return Curriculum(self.window, max(self.window, self.window_start), self.tau_start, self.tau_end, ramp_steps)
+
+    def rate(self, step: int) -> float:
+        """Learning rate of a step: linear warm-up, then a cosine to zero."""
+        warm_up = max(1, round(self.warm_up * self.steps))
+        if step < warm_up:
+            return self.learning_rate * (step + 1) / warm_up
+        progress = (step - warm_up) / max(1, self.steps - warm_up)
+        return self.learning_rate * (1 + math.cos(math.pi * progress)) / 2
+
+
+class Trainer:
+    """One run: teacher, student, data and optimizer, and the step that they have reached."""
+
+    def __init__(self, config: DistillConfig, state: Path) -> None:
+        """Resumes from `state`, a folder. Raises InputError for a teacher, data or state that do not fit."""
+        self.config, self.state = config, state
+        self.utterances = Utterances(config.data)
+        if config.held_out >= len(self.utterances):
+            raise InputError(config.data, f"{len(self.utterances)} utterances, {config.held_out} held out", "lower held_out")
+        self.held_out = list(range(config.held_out))
+        self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.teacher, self.student = (self._load_teacher() for _ in range(2))
+        self.optimizer = torch.optim.AdamW(
+            self.student.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
+        )
+        self.step, self.last_loss = 0, math.nan
+        self._resume()
+
+    def _load_teacher(self) -> PreTrainedModel:
+        try:
+            model = AutoModelForCausalLM.from_pretrained(
+                self.config.teacher, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
+            )
+        except (OSError, ValueError) as error:
+            raise InputError(self.config.teacher, f"no checkpoint: {error}", "give a folder that transformers reads") from error
+        return model.to(self.device).eval()
+
+    def train(self) -> Iterator[dict[str, Any]]:
+        """The remaining steps, each yielding its line of the log."""
+        self.state.mkdir(parents=True, exist_ok=True)
+        with (self.state / "log.jsonl").open("a", encoding="utf-8") as log:
+            for chosen in self._batches():
+                record = self._train_step(chosen)
+                log.write(json.dumps(record) + "\n")
+                log.flush()
+                if self.step % self.config.checkpoint_every == 0 or self.step == self.config.steps:
+                    self._save()
+                yield record
+
+    def _batches(self) -> Iterator[list[int]]:
+        """The batches from the current step on: the same ones, wherever a run was interrupted."""
+        learned = np.arange(self.config.held_out, len(self.utterances))
+        skip, epoch = self.step, 0
+        while self.step < self.config.steps:
+            rng = np.random.default_rng([self.config.seed, epoch])
+            batches = self.utterances.batches(learned, self.config.batch_tokens, rng)
+            for chosen in batches[skip:]:
+                if self.step < self.config.steps:
+                    yield chosen
+            skip, epoch = max(0, skip - len(batches)), epoch + 1
+
+    def _train_step(self, chosen: list[int]) -> dict[str, Any]:
+        config, stage = self.config, self.config.curriculum.at(self.step)
+        rng = np.random.default_rng([config.seed, self.step, 1])
+        batch = self.utterances.collate(chosen, config.corrupt, rng).to(self.device)
+        length = batch.inputs.shape[1]
+        with torch.no_grad():
+            mask = attention_bias(length, batch.prefix_len, None)
+            wanted = self.teacher(input_ids=batch.inputs, attention_mask=mask, use_cache=False).logits
+        self.student.train()
+        mask = attention_bias(length, batch.prefix_len, stage)
+        found = self.student(input_ids=batch.inputs, attention_mask=mask, use_cache=False).logits
+        loss = distillation_loss(found, wanted, batch.targets, config.kl_weight, config.skew)
+        rate = config.rate(self.step)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.zero_grad()
+        loss.total.backward()
+        nn.utils.clip_grad_norm_(self.student.parameters(), 1.0)
+        self.optimizer.step()
+        self.step, self.last_loss = self.step + 1, loss.total.item()
+        return {
+            "step": self.step,
+            **asdict(stage),
+            "learning_rate": rate,
+            "loss": self.last_loss,
+            "cross_entropy": loss.cross_entropy.item(),
+            "kl": loss.kl.item(),
+        }
+
+    def scores(self) -> dict[str, dict[str, float]]:
+        """Held-out scores: the teacher, the teacher under the window without fine-tuning, the student."""
+        window = self.config.window
+        judged = {"teacher": (self.teacher, None), "untuned": (self.teacher, window), "student": (self.student, window)}
+        return {
+            name: asdict(evaluate(model, self.utterances, self.held_out, limit)) for name, (model, limit) in judged.items()
+        }
+
+    def _resume(self) -> None:
+        file = self.state / "state.pt"
+        if not file.exists():
+            return
+        saved = torch.load(file, weights_only=True, map_location=self.device)
+        if saved["config"] != self.config.model_dump_json():
+            raise InputError(file, "it belongs to another configuration", "remove that folder, or choose another -o")
+        self.student.load_state_dict(saved["student"])
+        self.optimizer.load_state_dict(saved["optimizer"])
+        self.step, self.last_loss = saved["step"], saved["last_loss"]
+
+    def _save(self) -> None:
+        saved = {
+            "config": self.config.model_dump_json(),
+            "student": self.student.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+            "step": self.step,
+            "last_loss": self.last_loss,
+        }
+        torch.save(saved, self.state / "state.partial")
+        os.replace(self.state / "state.partial", self.state / "state.pt")
+
+    def write(self, out: Path) -> None:
+        """Write the checkpoint: the teacher's files with the student's weights, and wand.json; whole or not at all."""
+        precision = AutoModelForCausalLM.from_pretrained(self.config.teacher, dtype="auto", local_files_only=True).dtype
+        record = {
+            "schema": 1,
+            "family": self.config.family,
+            "window": self.config.window,
+            "teacher": teacher_digest(self.config.teacher),
+            "trained_steps": self.step,
+            "final_loss": self.last_loss,
+        }
+        out.parent.mkdir(parents=True, exist_ok=True)
+        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
+        try:
+            shutil.copytree(self.config.teacher, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*PROTECTED))
+            self.student.to(precision).save_pretrained(partial)
+            (partial / "wand.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+            partial.chmod(0o755)
+            partial.rename(out)
+        except BaseException:
+            shutil.rmtree(partial, ignore_errors=True)
+            raise
+
+
+def teacher_digest(folder: Path) -> str:
+    """SHA-256 of a checkpoint's weights, its files in the order of their names."""
+    digest = hashlib.sha256()
+    for file in sorted(file for pattern in WEIGHTS for file in folder.glob(pattern)):
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                digest.update(block)
+    return digest.hexdigest()
