@@ -125,7 +125,7 @@ class Frontend:
                 known = f"letters, digits and {' '.join(sorted(sayable - {' '}))}"
                 raise TextError(f"cannot say {character!r} (character {index}): this voice knows {known}")
         for sign, name in self.currencies.items():
-            lower = re.sub(rf"{re.escape(sign)}\s*(\d[\d,]*(?:\.\d+)?)", rf"\1 {name} ", lower).replace(sign, f" {name} ")
+            lower = re.sub(rf"{re.escape(sign)}\s*(\d+(?:,\d{{3}})*(?:\.\d+)?)", rf"\1 {name} ", lower).replace(sign, f" {name} ")
         for old, new in self.replace:
             lower = lower.replace(old, new)
         return lower
