@@ -1,0 +1,295 @@
+"""The command line: parses, calls a verb, prints what it returned. Verbs are imported when they are called."""
+
+import json
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from wand_export import __version__
+from wand_export.console import progress_bar, quietly, show, stages
+from wand_export.errors import InputError, WandError
+from wand_export.failures import as_wand_error
+
+
+def examples(*lines: str) -> str:
+    """An epilog whose lines the help keeps as they are."""
+    return "\n".join(["\b", "Examples:", *(f"  {line}" for line in lines)])
+
+
+app = typer.Typer(
+    name="wand",
+    add_completion=False,
+    rich_markup_mode=None,  # plain help is half of its start-up time
+    context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100},
+    help="Put autoregressive text-to-speech on small devices: export a decoder with a fixed-capacity KV buffer, "
+    "prove that it computes the same, measure it, and let it speak.",
+    epilog=examples(
+        "wand inspect models/wren/checkpoint",
+        "wand export models/wren/checkpoint -o bundle --target onnx-int4",
+        "wand speak bundle 'Hello there.' -o hello.wav",
+        "wand VERB --help",
+    ),
+)
+
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout and nothing else.")]
+Debug = Annotated[bool, typer.Option("--debug", help="Show tracebacks, warnings and every stage.")]
+Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that wand export wrote.", show_default=False)]
+Recipe = Annotated[
+    str | None,
+    typer.Option(metavar="R", help="Recipe name or .toml path. Default: the one whose files the checkpoint has."),
+]
+Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads. Default: the runtime's choice.")]
+
+
+@app.callback(invoke_without_command=True)
+def _wand(
+    version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
+) -> None:
+    if version:
+        print(f"wand-export {__version__}")
+        raise typer.Exit
+
+
+@app.command(epilog=examples("wand inspect models/wren/checkpoint", "wand inspect bundle --json"))
+def inspect(
+    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT|BUNDLE", help="Folder to look at.", show_default=False)],
+    recipe: Recipe = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Show what a checkpoint or bundle holds.
+
+    Sizes, window, and the KV memory with and without WAND.
+    """
+    from wand_export.commands.inspect import inspect as verb
+
+    return _print("inspect", _call(verb, path, recipe=recipe), as_json)
+
+
+@app.command(
+    epilog=examples(
+        "wand export models/wren/checkpoint -o bundle --target onnx-int4 --target onnx-fp32",
+        "wand export --recipe orpheus --random-weights --layers 2 -o trial --target onnx-int4",
+    )
+)
+def export(
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Bundle to write.", show_default=False)],
+    targets: Annotated[
+        list[str],
+        typer.Option("--target", metavar="T", help="Target name or .toml path; repeat for more.", show_default=False),
+    ],
+    checkpoint: Annotated[
+        Path | None,
+        typer.Argument(metavar="CHECKPOINT", help="Folder of weights; left out with --random-weights."),
+    ] = None,
+    recipe: Recipe = None,
+    window: Annotated[
+        int | None, typer.Option(min=1, metavar="W", help="Window in tokens. Default: the checkpoint's own.")
+    ] = None,
+    prefix: Annotated[
+        int | None, typer.Option(min=1, metavar="P", help="Prefix capacity in tokens. Default: the recipe's.")
+    ] = None,
+    random_weights: Annotated[
+        bool, typer.Option("--random-weights", help="True size, seeded random weights: try before owning weights.")
+    ] = False,
+    layers: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="With --random-weights: only this many layers.")
+    ] = None,
+    with_twin: Annotated[
+        bool, typer.Option("--with-twin", help="Also write the decoder without its window, for wand bench (ONNX).")
+    ] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Check everything, write nothing.")] = False,
+    allow_low_parity: Annotated[
+        bool, typer.Option("--allow-low-parity", help="Write artifacts below their target's thresholds, marked so.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Write a bundle from a checkpoint.
+
+    One artifact for each target, each compared with the reference as saved on disk before the bundle is kept.
+    """
+    from wand_export.commands.export import export as verb
+
+    with stages("export", debug) as report:
+        result = _call(
+            verb,
+            checkpoint,
+            output,
+            targets,
+            recipe=recipe,
+            window=window,
+            prefix=prefix,
+            random_weights=random_weights,
+            layers=layers,
+            with_twin=with_twin,
+            dry_run=dry_run,
+            allow_low_parity=allow_low_parity,
+            report=report,
+        )
+    return _print("export", result, as_json)
+
+
+@app.command(epilog=examples("wand verify bundle", "wand verify bundle --checkpoint models/wren/checkpoint --json"))
+def verify(
+    bundle: Bundle,
+    checkpoint: Annotated[
+        Path | None, typer.Option(metavar="CHECKPOINT", help="Its weights: run the whole parity ladder.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Check a bundle, and that it still computes the same.
+
+    Hashes and self-test; with the checkpoint also parity with the reference. Exits with 1 below a threshold.
+    """
+    from wand_export.commands.verify import verify as verb
+
+    with stages("verify", debug) as report:
+        result = _call(verb, bundle, checkpoint, report=report)
+    _print("verify", result, as_json)
+    return 0 if result["ok"] else 1
+
+
+@app.command(epilog=examples("wand bench bundle", "wand bench bundle --threads 2 -o measured --json"))
+def bench(
+    bundle: Bundle,
+    threads: Threads = None,
+    steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps measured at each position.")] = None,
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for report.md and its plots.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Measure a bundle on this machine.
+
+    Step time early and late, memory, time to first audio. Let nothing else run meanwhile.
+    """
+    from wand_export.commands.bench import bench as verb
+
+    with stages("bench", debug) as report:
+        result = _call(verb, bundle, threads=threads, steps=steps, output=output, report=report)
+    return _print("bench", result, as_json)
+
+
+@app.command(
+    epilog=examples(
+        "wand speak bundle 'Hello there.' -o hello.wav",
+        "wand speak bundle --file chapter.txt -o chapter.wav --target onnx-int4",
+    )
+)
+def speak(
+    bundle: Bundle,
+    text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to say; or --file.")] = None,
+    file: Annotated[Path | None, typer.Option(metavar="F", help="Text file (UTF-8) to read aloud.")] = None,
+    output: Annotated[
+        Path | None,
+        typer.Option("-o", "--output", metavar="WAV", help="Default: out.wav; none where only --tokens-out is given."),
+    ] = None,
+    target: Annotated[str | None, typer.Option(metavar="T", help="Target or runtime. Default: the first.")] = None,
+    voice: Annotated[str | None, typer.Option(metavar="V", help="Voice preset. Default: the first.")] = None,
+    tokens_out: Annotated[
+        Path | None, typer.Option(metavar="F.npy", help="Also write the generated token ids here.")
+    ] = None,
+    seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed says it the same way.")] = 0,
+    threads: Threads = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Say a text and write the audio."""
+    if (text is None) == (file is None):
+        raise InputError("wand speak", "give TEXT or --file, one of them", "see wand speak --help")
+    words = text if file is None else _read(file)
+    if output is None and tokens_out is None:
+        output = Path("out.wav")
+    from wand_export.commands.speak import speak as verb
+
+    with progress_bar() as progress:
+        result = _call(
+            verb,
+            bundle,
+            words,
+            output,
+            target=target,
+            voice=voice,
+            tokens_out=tokens_out,
+            seed=seed,
+            threads=threads,
+            progress=progress,
+        )
+    return _print("speak", result, as_json)
+
+
+@app.command(epilog=examples("wand distill models/wren/distill.toml -o checkpoint-w32"))
+def distill(
+    config: Annotated[Path, typer.Argument(metavar="CONFIG.toml", help="What to train, and how.", show_default=False)],
+    output: Annotated[
+        Path | None, typer.Option("-o", "--output", metavar="DIR", help="Checkpoint to write. Default: the config's.")
+    ] = None,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Tune a checkpoint to its window.
+
+    The teacher is the same model without the window.
+    """
+    from wand_export.commands.distill import distill as verb
+
+    return _print("distill", _call(verb, config, output), as_json)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one command line and return its exit code. Every failure becomes one line, or one document with --json."""
+    arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
+    flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    debug, as_json = "--debug" in flags, "--json" in flags
+    try:
+        with quietly(debug):
+            code: int | None = typer.main.get_command(app).main(arguments, "wand", standalone_mode=False)
+        return code or 0
+    except KeyboardInterrupt:
+        return 130
+    except Exception as error:
+        if debug:
+            traceback.print_exc()
+        failure = as_wand_error(error)
+        if as_json:
+            print(json.dumps({"error": _document(failure)}, indent=2))
+        else:
+            print(" ".join(f"error: {failure}".split()), file=sys.stderr)
+        return failure.exit_code
+
+
+def _call(verb: Callable[..., dict[str, Any]], *args: Any, **options: Any) -> dict[str, Any]:
+    """Run a verb with stdout kept free for its result: whatever a library prints goes to stderr."""
+    with redirect_stdout(sys.stderr):
+        return verb(*args, **options)
+
+
+def _print(verb: str, result: dict[str, Any], as_json: bool) -> int:
+    if as_json:
+        print(json.dumps(result, indent=2, allow_nan=False))
+    else:
+        show(verb, result)
+    return 0
+
+
+def _document(failure: WandError) -> dict[str, Any]:
+    return {"code": failure.exit_code, "file": failure.file, "value": failure.value, "fix": failure.fix}
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise InputError(file, "is not UTF-8 text", "save it as UTF-8") from error
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,224 @@
+"""What people see: progress on stderr, results as tables on stdout.
+
+python -m wand_export.console verify.json bench.json        shows documents that `wand VERB --json` wrote
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+PIPE_WIDTH = 140
+"""Columns of a table that is not shown on a terminal."""
+
+
+@contextmanager
+def quietly(debug: bool) -> Iterator[None]:
+    """Keep the warnings, logs and progress bars of libraries off stderr, unless debugging."""
+    if debug:
+        yield
+        return
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(before)
+
+
+@contextmanager
+def stages(verb: str, debug: bool) -> Iterator[Callable[[str], None]]:
+    """A function to call at the start of each stage: shown on a terminal, and as lines when debugging."""
+    from rich.console import Console
+    from rich.markup import escape
+
+    console = Console(stderr=True)
+    start = time.monotonic()
+    with console.status(f"{verb} ...") as status:
+
+        def report(stage: str) -> None:
+            status.update(f"{verb}: {escape(stage)}")
+            if console.is_terminal or debug:
+                console.print(f"{time.monotonic() - start:7.1f} s  {stage}", style="dim", markup=False, highlight=False)
+
+        yield report
+
+
+@contextmanager
+def progress_bar() -> Iterator[Callable[[float, float], None]]:
+    """A function to call with the seconds of audio made so far and the fraction of the text, 0 to 1."""
+    from rich.console import Console
+    from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
+
+    console = Console(stderr=True)
+    columns = TextColumn("{task.description}"), BarColumn(), TextColumn("{task.percentage:3.0f} %"), TimeElapsedColumn()
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("speaking", total=1.0)
+
+        def update(seconds: float, fraction: float) -> None:
+            progress.update(task, completed=fraction, description=f"{seconds:.1f} s of audio")
+
+        yield update
+
+
+def show(verb: str, result: dict[str, Any]) -> None:
+    """Print what a verb returned, in short."""
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=PIPE_WIDTH)
+    for table in _TABLES.get(verb, _plain)(result):
+        console.print(table)
+
+
+def _export(result: dict[str, Any]) -> list["Table"]:
+    cache = result.get("kv_cache") or {}
+    about = {"family": result.get("family"), "window": cache.get("window"), "prefix": cache.get("prefix_capacity")}
+    tables = [_pairs({**about, "kv_bytes": cache.get("bytes")})]
+    if artifacts := result.get("artifacts"):
+        table = _table("target", "file", "PSNR dB", "KL", "top-1", "result", title="artifacts")
+        for target, artifact in artifacts.items():
+            parity = artifact.get("parity") or {}
+            quality = (_number(parity.get(key)) for key in ("psnr_db", "kl", "top1_agreement"))
+            table.add_row(target, _bytes(artifact.get("bytes")), *quality, _PASSED[parity.get("passed")])
+        tables.append(table)
+    for warning in result.get("warnings", []):
+        tables.append(_pairs({"note": warning}))
+    return tables
+
+
+def _inspect(result: dict[str, Any]) -> list["Table"]:
+    kv = result.get("kv_bytes") or {}
+    table = _pairs({key: value for key, value in result.items() if key not in ("schema", "kv_bytes")})
+    if not kv:
+        return [table]
+    memory = _table("generated tokens", "KV today", "KV with WAND", title=f"KV cache, {kv.get('dtype')}")
+    for tokens, size in (kv.get("full") or {}).items():
+        memory.add_row(str(tokens), _bytes(size), _bytes(kv.get("wand")))
+    return [table, memory]
+
+
+def _verify(result: dict[str, Any]) -> list["Table"]:
+    table = Table(
+        "target", "how", "steps", "PSNR dB", "max |dlogit|", "KL", "top-1", "greedy", "result", title="parity"
+    )
+    for row in result.get("artifacts", []):
+        greedy = "equal" if row.get("greedy_equal") else f"differs at {_number(row.get('first_divergence'))}"
+        table.add_row(
+            row["target"],
+            str(row.get("how")).replace("_", " "),
+            _number(row.get("steps")),
+            _number(row.get("psnr_db"), "identical" if row.get("steps") else "-"),
+            _number(row.get("max_abs_dlogit")),
+            _number(row.get("kl")),
+            _number(row.get("top1_agreement")),
+            greedy if row.get("greedy_equal") is not None else "-",
+            _PASSED[row.get("passed")],
+        )
+    return [table]
+
+
+def _bench(result: dict[str, Any]) -> list["Table"]:
+    machine = result.get("machine") or {}
+    speed = machine.get("bandwidth_bytes_per_s")
+    title = f"{machine.get('cpu', 'this machine')}, {machine.get('threads')} threads, {_bytes(speed)}/s"
+    columns = "step ms early", "middle", "late", "late/early", "twin", "floor", "x floor"
+    more = "first audio ms", "RTF", "peak", "file", "KV"
+    table = _table("target", *columns, *more, title=title)
+    for row in result.get("artifacts", []):
+        steps = row.get("step_ms") or {}
+        twin = row.get("twin_ms") or {}
+        table.add_row(
+            row["target"],
+            *(_number((steps.get(where) or {}).get("p50")) for where in ("early", "middle", "late")),
+            _number(row.get("late_over_early")),
+            "\n".join(f"{_number(ms)} at {tokens}" for tokens, ms in twin.items()) or "-",
+            _number(row.get("floor_ms")),
+            _number(row.get("floor_ratio")),
+            _number(row.get("first_audio_ms")),
+            _number(row.get("real_time_factor") or row.get("lm_real_time_factor")),
+            *(_bytes(row.get(key)) for key in ("peak_bytes", "artifact_bytes", "kv_bytes")),
+        )
+    return [table]
+
+
+def _plain(result: dict[str, Any]) -> list["Table"]:
+    tables = [_pairs({k: v for k, v in result.items() if k != "schema" and not _is_rows(v)})]
+    for name, rows in result.items():
+        if _is_rows(rows):
+            columns = list(dict.fromkeys(key for row in rows for key in row if not isinstance(row[key], dict | list)))
+            table = _table(*columns, title=name)
+            for row in rows:
+                table.add_row(*(_cell(key, row.get(key)) for key in columns))
+            tables.append(table)
+    return tables
+
+
+def _table(*columns: str, **options: Any) -> "Table":
+    from rich.table import Table
+
+    return Table(*columns, **options)
+
+
+def _is_rows(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _pairs(values: dict[str, Any]) -> "Table":
+    table = _table(show_header=False, box=None)
+    for key, value in values.items():
+        table.add_row(key.replace("_", " "), _cell(key, value))
+    return table
+
+
+def _cell(key: str, value: Any) -> str:
+    if isinstance(value, list | tuple):
+        return ", ".join(_cell("", item) for item in value) or "-"
+    if isinstance(value, dict):
+        return ", ".join(f"{name} {_cell('', item)}" for name, item in value.items()) or "-"
+    return _bytes(value) if key == "bytes" or key.endswith("_bytes") else _number(value)
+
+
+def _number(value: Any, missing: str = "-") -> str:
+    if value is None:
+        return missing
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value).replace("[", r"\[")
+
+
+def _bytes(value: Any) -> str:
+    if value is None:
+        return "-"
+    size = float(value)
+    for unit in ("B", "KB", "MB"):
+        if size < 1000:
+            return f"{size:.3g} {unit}"
+        size /= 1000
+    return f"{size:.3g} GB"
+
+
+_PASSED = {True: "passed", False: "[red]below threshold[/]", None: "not run"}
+_TABLES: dict[str, Callable[[dict[str, Any]], list["Table"]]] = {
+    "bench": _bench,
+    "export": _export,
+    "inspect": _inspect,
+    "verify": _verify,
+}
+
+
+if __name__ == "__main__":
+    for document in map(Path, sys.argv[1:]):
+        show(document.stem, json.loads(document.read_text(encoding="utf-8")))
