@@ -111,7 +111,7 @@ def _inspect(result: dict[str, Any]) -> list["Table"]:
 
 
 def _verify(result: dict[str, Any]) -> list["Table"]:
-    table = Table(
+    table = _table(
         "target", "how", "steps", "PSNR dB", "max |dlogit|", "KL", "top-1", "greedy", "result", title="parity"
     )
     for row in result.get("artifacts", []):
