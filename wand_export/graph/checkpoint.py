@@ -260,12 +260,7 @@ def _read_sizes(path: Path, recipe: Recipe) -> Backbone:
     if rope.get("rope_type", rope.get("type", "default")) != "default":
         raise CheckpointError(file, f"rope type {rope} is not supported", "use a model with plain rotary positions")
     config = {**config, **{key: value for key, value in rope.items() if key == "rope_theta"}}
-    sizes = {
-        field: config[key]
-        for field, keys in _CONFIG_KEYS.items()
-        for key in keys
-        if config.get(key) is not None
-    }
+    sizes = {field: config[key] for field, keys in _CONFIG_KEYS.items() for key in keys if config.get(key) is not None}
     try:
         return Backbone.model_validate(recipe.backbone.model_dump() | sizes)
     except ValidationError as error:
@@ -323,7 +318,9 @@ def _check_tensors(path: Path, recipe: Recipe, backbone: Backbone, tensors: dict
     for name, shape in expected.items():
         if tensors[name].shape != shape:
             found = list(tensors[name].shape)
-            raise CheckpointError(path, f"tensor {name} has shape {found}, not {list(shape)}", "check the configuration")
+            raise CheckpointError(
+                path, f"tensor {name} has shape {found}, not {list(shape)}", "check the configuration"
+            )
 
 
 def _digest(files: list[Path]) -> str:

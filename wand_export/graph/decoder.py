@@ -193,7 +193,13 @@ class ScatterStep(nn.Module):
         self.decoder, self.layout = decoder, layout
 
     def forward(
-        self, embeds: Tensor, position: Tensor, prefix_len: Tensor, last: Tensor, keys: list[Tensor], values: list[Tensor]
+        self,
+        embeds: Tensor,
+        position: Tensor,
+        prefix_len: Tensor,
+        last: Tensor,
+        keys: list[Tensor],
+        values: list[Tensor],
     ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
         """embeds float32 [1, S, hidden]; position, prefix_len, last int32 [1]; keys, values [kv_heads, C, head_dim].
 

@@ -4,7 +4,7 @@ from typing import Literal
 
 from wand_export.spec.recipe import Licence, PrefixPart, Sampler, Stop, Text
 from wand_export.spec.schema import Schema
-from wand_export.spec.target import Precisions
+from wand_export.spec.target import Precisions, Thresholds
 
 SCHEMA_VERSION = 1
 
@@ -114,6 +114,7 @@ class Artifact(Schema):
     prefill_chunk: int
     emitted_by: dict[str, str]
     oldest_runtime: str | None
+    thresholds: Thresholds
     parity: Parity | None
 
 

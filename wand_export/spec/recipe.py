@@ -113,6 +113,7 @@ class Text(Schema):
 
     kind: Literal["lexicon", "tokenizer"]
     files: list[str] = Field(min_length=1, description="looked for beside the checkpoint, then beside the recipe")
+    sample: str = Field(description="a sentence that parity is measured on")
 
 
 class Audio(Schema):

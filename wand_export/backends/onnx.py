@@ -1,0 +1,178 @@
+"""ONNX: one dynamic-S graph, weights in a data file beside it, integer weights as MatMulNBits."""
+
+import logging
+import warnings
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+import torch
+from torch import Tensor, nn
+
+from wand_export.graph.decoder import Decoder, ScatterStep
+from wand_export.graph.quantize import linears, quantize_blocks
+from wand_export.graph.vocoder import Vocoder
+from wand_export.layout import Layout
+from wand_export.spec.target import Precision, Target
+
+OPSET = 23
+OLDEST_RUNTIME = "1.23.0"
+"""Oldest onnxruntime that loads these files, found by trying: 1.22 refuses opset 23."""
+
+DECODER, DATA, TWIN = "decoder.onnx", "decoder.data", "twin.onnx"
+_INLINE_BYTES = 1024
+_INT8_ACTIVATIONS = 4
+"""MatMulNBits' accuracy_level that multiplies integers; the others are more than twice as slow."""
+
+_MAX_ROWS = 4096
+
+
+class BlockLinear(nn.Module):
+    """A linear layer whose weight is exported as ONNX Runtime's MatMulNBits. It does not run in torch."""
+
+    def __init__(self, linear: nn.Linear, precision: Precision) -> None:
+        super().__init__()
+        assert precision.block is not None
+        blocks = quantize_blocks(linear.weight, precision.bits, precision.block)
+        # MatMulNBits holds unsigned integers around a zero point of half the range, low nibble first.
+        unsigned = (blocks.integers.to(torch.int16) + 2 ** (precision.bits - 1)).to(torch.uint8)
+        if precision.bits == 4:
+            unsigned = unsigned[..., 0::2] | (unsigned[..., 1::2] << 4)
+        self.register_buffer("integers", unsigned.contiguous())
+        self.register_buffer("scales", blocks.scales.flatten())
+        self.bias = linear.bias
+        self.rows = linear.out_features
+        self.attributes = {
+            "K": linear.in_features,
+            "N": linear.out_features,
+            "bits": precision.bits,
+            "block_size": precision.block,
+            "accuracy_level": _INT8_ACTIVATIONS,
+        }
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x [S, columns] -> [S, rows]."""
+        bias = [] if self.bias is None else [None, None, self.bias]
+        return torch.onnx.ops.symbolic(
+            "com.microsoft::MatMulNBits",
+            (x, self.integers, self.scales, *bias),
+            self.attributes,
+            dtype=torch.float32,
+            shape=(*x.shape[:-1], self.rows),
+            version=1,
+        )
+
+
+def quantize(decoder: Decoder, target: Target) -> None:
+    """Replace, in place, the linear layers that the target holds as integers."""
+    for name, linear, precision in linears(decoder, target.precision):
+        if precision.block is not None:
+            parent, _, child = name.rpartition(".")
+            setattr(decoder.get_submodule(parent), child, BlockLinear(linear, precision))
+
+
+def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_twin: bool) -> dict[str, Any]:
+    """Write decoder.onnx with decoder.data, and twin.onnx over the same data, into `folder`.
+
+    The decoder's linear layers are replaced in place. Returns {"files", "twin", "step_bytes", "emitted_by"}.
+    """
+    quantize(decoder, target)
+    step_bytes = sum(t.numel() * t.element_size() for t in (*decoder.parameters(), *decoder.buffers()))
+    model = export_step(decoder, layout, target.prefill_chunk)
+    check_inputs(model)
+    ir.save(model, folder / DECODER, external_data=DATA, size_threshold_bytes=_INLINE_BYTES)
+    files = [DECODER, DATA]
+    if with_twin:
+        twin = export_step(decoder, None, target.prefill_chunk)
+        check_inputs(twin, windowless=True)
+        share_data(twin, folder)
+        ir.save(twin, folder / TWIN)
+        files.append(TWIN)
+    return {
+        "files": files,
+        "twin": TWIN if with_twin else None,
+        "step_bytes": step_bytes,
+        "oldest_runtime": OLDEST_RUNTIME,
+        "emitted_by": {"torch": torch.__version__.split("+")[0], "onnx": onnx.__version__, "opset": str(OPSET)},
+    }
+
+
+def export_step(decoder: Decoder, layout: Layout | None, chunk: int) -> ir.Model:
+    """The graph contract as an ONNX model with dynamic S; without a layout, with a dynamic capacity too."""
+    backbone = decoder.backbone
+    capacity = layout.capacity if layout else 2 * chunk
+    cache = [torch.zeros(backbone.kv_heads, capacity, backbone.head_dim) for _ in range(backbone.layers)]
+    # One tensor for each input: the exporter takes an object that comes twice for one input.
+    integers = [torch.zeros(1, dtype=torch.int32) for _ in range(3)]
+    arguments = (torch.zeros(1, 3, backbone.hidden), *integers, cache, [c.clone() for c in cache])
+    rows = {1: torch.export.Dim("S", min=1, max=_MAX_ROWS)}
+    slots = {} if layout else {1: torch.export.Dim("C", min=2, max=1 << 20)}
+    caches = [slots] * backbone.layers
+
+    def per_layer(name: str) -> list[str]:
+        return [f"{name}_{i}" for i in range(backbone.layers)]
+
+    inputs = ["embeds", "position", "prefix_len", "last", *per_layer("keys"), *per_layer("values")]
+    outputs = ["logits", "hidden", *per_layer("new_keys"), *per_layer("new_values")]
+    names = {"input_names": inputs, "output_names": outputs}
+    shapes = (rows, None, None, None, caches, caches)
+    return _traced(ScatterStep(decoder, layout), arguments, {**names, "dynamic_shapes": shapes})
+
+
+def check_inputs(model: ir.Model, windowless: bool = False) -> None:
+    """Raise ValueError unless every input is read, and each cache input by nothing but its scatter.
+
+    The host binds a cache input and its successor to one buffer, unknown to ONNX Runtime: any other reader of the
+    old cache could silently see the new one. Shape reads no data.
+    """
+    for value in model.graph.inputs:
+        if value.name and value.name.startswith(("keys_", "values_")):
+            readers = sorted(node.op_type for node in value.consumers() if node.op_type != "Shape")
+            if readers != ["ScatterElements"]:
+                raise ValueError(f"cache input {value.name} is read by {readers}, not by one ScatterElements")
+        elif not value.consumers() and not (windowless and value.name == "prefix_len"):
+            raise ValueError(f"input {value.name} is read by nothing")
+
+
+def share_data(model: ir.Model, folder: Path) -> None:
+    """Point the initializers of a second graph at the data file of the first. Raises ValueError if they differ."""
+    stored = ir.load(folder / DECODER).graph.initializers
+    for name, value in model.graph.initializers.items():
+        tensor = stored[name].const_value if name in stored else None
+        if not isinstance(tensor, ir.ExternalTensor):
+            continue
+        assert value.const_value is not None
+        if not np.array_equal(tensor.numpy(), value.const_value.numpy()):
+            raise ValueError(f"initializer {name} differs between the decoder and its twin")
+        value.const_value = tensor
+    held = [name for name, value in model.graph.initializers.items() if is_large(value.const_value)]
+    if held:
+        raise ValueError(f"the twin holds weights of its own: {held[0]}")
+
+
+def is_large(tensor: ir.TensorProtocol | None) -> bool:
+    """Whether a tensor that is not in the data file ought to be."""
+    return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > _INLINE_BYTES
+
+
+def emit_audio(vocoder: Vocoder, path: Path) -> None:
+    """Write the audio decoder as one ONNX file of fixed shapes."""
+    config = vocoder.config
+    tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
+    arguments = (tokens, torch.zeros(1, config.noise_samples), torch.zeros(1))
+    names = {"input_names": ["tokens", "noise", "phase"], "output_names": ["audio", "new_phase"]}
+    ir.save(_traced(vocoder, arguments, names), path)
+
+
+def _traced(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> ir.Model:
+    """torch's exporter, without its chatter."""
+    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
+    with warnings.catch_warnings(), torch.no_grad():
+        warnings.simplefilter("ignore")  # the exporter's own deprecations
+        program = torch.onnx.export(
+            module, arguments, dynamo=True, opset_version=OPSET, optimize=True, verbose=False, **options
+        )
+    assert program is not None
+    return program.model

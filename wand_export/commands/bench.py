@@ -1,0 +1,237 @@
+"""wand bench: how fast a bundle steps, early and late, against the floor that memory sets."""
+
+import multiprocessing
+import os
+import platform
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from wand_export.host.bundle import Bundle, load_bundle
+from wand_export.host.memory import resident_bytes
+from wand_export.host.session import Floats, Session
+from wand_export.host.speech import Speaker
+
+PREFIX = 10
+MIDDLE, LATE = 1000, 10_000
+TWIN_TOKENS = (10, 250, 500, 1000, 2000, 4000)
+ROUNDS, STEPS = 5, 200
+WARM_UP = 5
+_READ_BYTES, _READS = 1 << 30, 10
+
+
+def bench(
+    bundle: Path,
+    *,
+    threads: int | None = None,
+    steps: int | None = None,
+    output: Path | None = None,
+    report: Callable[[str], None] = lambda stage: None,
+) -> dict[str, Any]:
+    """Measure every artifact that runs here; nothing else may run on the machine meanwhile.
+
+    threads: of the runtime, default all processors; steps: timed steps at each position, default 200. The
+    artifacts take turns, in rounds, so that they share the machine's moods. Returns the document of `wand bench
+    --json`; with `output`, a report.md and its plots are written there. Times are milliseconds, sizes bytes.
+    """
+    opened = load_bundle(bundle)
+    count = threads or os.cpu_count() or 1
+    footprints = {}
+    for target in opened.targets:
+        report(f"{target}: memory, load and speech in a process of its own")
+        footprints[target] = _apart(_footprint, bundle, target, count)
+    report("reading bandwidth")
+    bandwidth = read_bandwidth(count)
+    timings = _rounds(opened, count, steps or STEPS, report)
+    twins = {}
+    for target, artifact in opened.manifest.artifacts.items():
+        if artifact.twin is not None:
+            report(f"{target}: its twin with full attention")
+            twins[target] = _twin(opened, target, count, steps or STEPS)
+    document = {
+        "schema": 1,
+        "machine": {
+            "cpu": cpu_name(),
+            "threads": count,
+            "bandwidth_bytes_per_s": bandwidth,
+            "settings": ["denormals flushed", "huge pages where the system has them"],
+        },
+        "artifacts": [
+            _artifact(opened, target, bandwidth, timings[target], footprints[target], twins.get(target))
+            for target in opened.targets
+        ],
+    }
+    if output is not None:
+        from wand_export.report import write_bench
+
+        write_bench(output, opened.manifest, document)
+    return document
+
+
+def read_bandwidth(threads: int) -> float:
+    """Bytes per second of the best of ten reads of 1 GiB by this many threads."""
+    parts = np.array_split(np.ones(_READ_BYTES // 8, np.int64), threads)
+    best = 0.0
+    with ThreadPoolExecutor(threads) as pool:
+        for _ in range(_READS):
+            start = time.perf_counter()
+            list(pool.map(np.max, parts))
+            best = max(best, _READ_BYTES / (time.perf_counter() - start))
+    return best
+
+
+def cpu_name() -> str:
+    """The processor, as the system names it."""
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [line.split(":")[1].strip() for line in info.read_text().splitlines() if line.startswith("model name")]
+        if names:
+            return names[0]
+    return platform.processor() or platform.machine()
+
+
+def _rows(bundle: Bundle, count: int) -> Floats:
+    """Seeded rows of the size that embeddings have, float32 [count, D]."""
+    noise = np.random.default_rng(0).standard_normal((count, bundle.manifest.model.hidden))
+    return noise.astype(np.float32)
+
+
+def _timed(session: Session, row: Floats, count: int) -> list[float]:
+    """Milliseconds of each of `count` steps."""
+    for _ in range(WARM_UP):
+        session.step(row)
+    found = []
+    for _ in range(count):
+        start = time.perf_counter()
+        session.step(row)
+        found.append((time.perf_counter() - start) * 1e3)
+    return found
+
+
+def _rounds(bundle: Bundle, threads: int, steps: int, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
+    """Steps at the three positions and the prefill, of all targets in turn."""
+    manifest = bundle.manifest
+    prefix = _rows(bundle, manifest.kv_cache.prefix_capacity)
+    short = prefix[: min(PREFIX, len(prefix))]
+    last = manifest.model.max_position or LATE + steps
+    positions = {"early": len(short), "middle": min(MIDDLE, last // 2), "late": min(LATE, last - 2 * steps)}
+    sessions = {target: bundle.open(target, threads) for target in bundle.targets}
+    found: dict[str, dict[str, Any]] = {
+        t: {"positions": positions, "prefill": [], **{n: [] for n in positions}} for t in sessions
+    }
+    for number in range(ROUNDS):
+        report(f"round {number + 1} of {ROUNDS}")
+        for target, session in sessions.items():
+            start = time.perf_counter()
+            session.prefill(prefix)
+            found[target]["prefill"].append((time.perf_counter() - start) * 1e3 / len(prefix))
+            session.prefill(short)
+            for name, position in positions.items():
+                session.seek(position)
+                found[target][name] += _timed(session, prefix[0], -(-steps // ROUNDS))
+    for session in sessions.values():
+        session.close()
+    return found
+
+
+def _twin(bundle: Bundle, target: str, threads: int, steps: int) -> dict[str, float]:
+    """Median step of full attention after so many generated tokens."""
+    prefix = _rows(bundle, min(PREFIX, bundle.manifest.kv_cache.prefix_capacity))
+    found = {}
+    with bundle.open_twin(target, threads) as session:
+        session.prefill(prefix)
+        for tokens in TWIN_TOKENS:
+            session.seek(len(prefix) + tokens)
+            found[str(tokens)] = float(np.median(_timed(session, prefix[0], max(20, steps // ROUNDS))))
+    return found
+
+
+def _artifact(
+    bundle: Bundle,
+    target: str,
+    bandwidth: float,
+    timing: dict[str, Any],
+    footprint: dict[str, Any],
+    twin: dict[str, float] | None,
+) -> dict[str, Any]:
+    manifest = bundle.manifest
+    artifact = manifest.artifacts[target]
+    step_ms = {
+        name: {
+            "position": position,
+            "p50": float(np.median(timing[name])),
+            "p95": float(np.percentile(timing[name], 95)),
+        }
+        for name, position in timing["positions"].items()
+    }
+    floor = (artifact.step_bytes + manifest.kv_cache.bytes) / bandwidth * 1e3
+    return {
+        "target": target,
+        "runtime": artifact.runtime,
+        "how": "ran",
+        "step_ms": step_ms,
+        "late_over_early": step_ms["late"]["p50"] / step_ms["early"]["p50"],
+        "twin_ms": twin,
+        "floor_ms": floor,
+        "floor_ratio": step_ms["middle"]["p50"] / floor,
+        "prefill_ms_per_token": float(np.median(timing["prefill"])),
+        "lm_real_time_factor": step_ms["middle"]["p50"] / 1e3 * manifest.audio.token_rate,
+        "artifact_bytes": artifact.bytes,
+        "kv_bytes": manifest.kv_cache.bytes,
+        **footprint,
+    }
+
+
+def _apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
+    """Call a function in a fresh process, whose memory holds nothing else."""
+    with multiprocessing.get_context("spawn").Pool(1) as pool:
+        return pool.apply(function, arguments)
+
+
+def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
+    """Memory above a bare process with the same imports, load time, and the speech chain, measured in this process."""
+    import onnxruntime  # noqa: F401  part of the bare process, not of the bundle
+
+    bare = resident_bytes()
+    bundle = load_bundle(path, check="size")
+    start = time.perf_counter()
+    session = bundle.open(target, threads)
+    load_ms = (time.perf_counter() - start) * 1e3
+    prefix = _rows(bundle, bundle.manifest.kv_cache.prefix_capacity)
+    session.prefill(prefix)
+    _timed(session, prefix[0], 20)
+    steady = resident_bytes()
+    found: dict[str, Any] = {
+        "load_ms": load_ms,
+        "steady_bytes": {key: steady[key] - bare[key] for key in ("private", "file")} if steady else None,
+        "peak_bytes": steady["peak"] - bare["private"] - bare["file"] if steady else None,
+        "first_audio_ms": None,
+        "real_time_factor": None,
+    }
+    if bundle.manifest.audio.decoder is not None:
+        found |= _speech(bundle, session, target, threads)
+    session.close()
+    return found
+
+
+def _speech(bundle: Bundle, session: Session, target: str, threads: int) -> dict[str, Any]:
+    """Time to first audio, and compute time over audio time, of the manifest's sample sentence."""
+    speaker = Speaker(bundle, session, bundle.open_audio(target, threads))
+    plan = speaker.plan(bundle.manifest.text.sample)
+    for _ in speaker.speak(plan, seed=0):  # the first run warms up
+        pass
+    start = time.perf_counter()
+    first, samples = None, 0
+    for piece in speaker.speak(plan, seed=0):
+        samples += len(piece.samples)
+        if samples and first is None:
+            first = time.perf_counter() - start
+    seconds = samples / bundle.manifest.audio.sample_rate
+    return {
+        "first_audio_ms": first and first * 1e3,
+        "real_time_factor": (time.perf_counter() - start) / seconds if seconds else None,
+    }

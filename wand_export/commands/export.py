@@ -1,0 +1,325 @@
+"""wand export: a checkpoint to a verified bundle, written whole or not at all."""
+
+import random
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import save_file
+
+from wand_export.backends import onnx as backend
+from wand_export.errors import InputError, ParityError
+from wand_export.graph import ladder
+from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from wand_export.graph.vocoder import Vocoder, load_vocoder
+from wand_export.host import selftest
+from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, Bundle, sha256_of, to_json
+from wand_export.host.prompt import TEXT_FOLDER, load_text, stretches
+from wand_export.layout import KV_FORMULA, Layout, kv_bytes
+from wand_export.report import write_report
+from wand_export.spec.manifest import (
+    SCHEMA_VERSION,
+    Artifact,
+    Audio,
+    AudioDecoder,
+    EmbeddingTable,
+    Head,
+    KVCache,
+    Manifest,
+    Model,
+    Parity,
+    Source,
+)
+from wand_export.spec.selftest import Stretch
+from wand_export.spec.target import Target, load_target
+
+AUDIO_DECODER = "audio/{runtime}.onnx"
+BEYOND_WRAP = 32
+"""Parity at export runs this many steps past the window; wand verify with the checkpoint runs four windows."""
+SELFTEST_STEPS = 48
+
+
+def export(
+    checkpoint: Path | None,
+    output: Path,
+    targets: Sequence[str],
+    *,
+    recipe: str | None = None,
+    window: int | None = None,
+    prefix: int | None = None,
+    random_weights: bool = False,
+    layers: int | None = None,
+    with_twin: bool = False,
+    dry_run: bool = False,
+    allow_low_parity: bool = False,
+    report: Callable[[str], None] = lambda stage: None,
+) -> dict[str, Any]:
+    """Export a checkpoint, or random weights of a recipe's true size, to a bundle at `output`.
+
+    report(stage) is called as each stage begins. Returns the manifest as a dict, with the key "warnings"; with
+    dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses, ParityError for an artifact
+    below its target's thresholds.
+    """
+    wanted = [load_target(name) for name in dict.fromkeys(targets)]
+    if not wanted:
+        raise InputError("--target", "no target given", "name at least one")
+    if output.exists():
+        raise InputError(output, "already exists", "remove it, or choose another output")
+    report("reading the checkpoint")
+    source = _source(checkpoint, recipe, random_weights, layers)
+    layout, warnings = _layout(source, window, prefix)
+    draft = _manifest(source, layout, wanted)
+    if dry_run:
+        return {**draft.model_dump(mode="json"), "warnings": warnings}
+    with _whole(output) as folder:
+        manifest = _fill(folder, source, layout, draft, wanted, with_twin, allow_low_parity, warnings, report)
+    return {**manifest.model_dump(mode="json"), "warnings": warnings}
+
+
+def _source(checkpoint: Path | None, recipe: str | None, random_weights: bool, layers: int | None) -> Checkpoint:
+    if random_weights:
+        if checkpoint is not None or recipe is None:
+            raise InputError("--random-weights", "needs a recipe and no checkpoint", "give --recipe R alone")
+        return random_checkpoint(recipe, layers)
+    if checkpoint is None:
+        raise InputError("CHECKPOINT", "missing", "give a checkpoint folder, or --recipe R --random-weights")
+    if layers is not None:
+        raise InputError("--layers", "cuts a real model short", "use it with --random-weights only")
+    return open_checkpoint(checkpoint, recipe)
+
+
+def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple[Layout, list[str]]:
+    """The layout, and what the user should know of it."""
+    recipe, warnings = source.recipe, []
+    if window is None and source.window is None and source.path is not None:
+        raise InputError(source.path, "no wand.json gives its window", "give one with --window; nothing tuned it")
+    chosen = window or source.window or recipe.window
+    if source.path is not None and chosen != source.window:
+        tuned = f"tuned for a window of {source.window}" if source.window else "never tuned for any window"
+        warnings.append(f"This checkpoint was {tuned}: expect worse speech at a window of {chosen}.")
+    asked = prefix or recipe.prefix_capacity
+    if chosen < 1 or asked < 1:
+        raise InputError("--window/--prefix", f"{chosen}/{asked}", "both must be at least 1")
+    layout = Layout.fitting(asked, chosen)
+    if layout.prefix_capacity != asked:
+        warnings.append(
+            f"Prefix capacity {asked} was rounded up to {layout.prefix_capacity}: {layout.capacity} slots in all."
+        )
+    if "NC" in recipe.licence.weights:
+        warnings.append(f"The weights' licence is non-commercial: {recipe.licence.weights}.")
+    return layout, warnings
+
+
+def _manifest(source: Checkpoint, layout: Layout, targets: list[Target]) -> Manifest:
+    """What is known before anything is emitted."""
+    recipe, backbone = source.recipe, source.backbone
+    precise = any(target.precision.embeddings == "fp32" for target in targets)
+    dtype = "float32" if precise else "float16"
+    learned = recipe.tables[recipe.speech_table].positions
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        wand_export=version("wand-export"),
+        family=recipe.family,
+        title=recipe.title,
+        source=Source(
+            checkpoint=source.path.resolve().name if source.path else "random weights",
+            sha256=source.sha256,
+            random_weights=source.path is None,
+            tuned_for_window=source.window == layout.window,
+        ),
+        licence=recipe.licence,
+        model=Model(
+            **backbone.model_dump(exclude={"norm_eps", "rope_theta"}),
+            parameters=source.parameters,
+            max_position=recipe.tables[learned].rows if learned else None,
+        ),
+        kv_cache=KVCache(
+            prefix_capacity=layout.prefix_capacity,
+            window=layout.window,
+            capacity=layout.capacity,
+            dtype="float32",
+            bytes=kv_bytes(layout.capacity, backbone.layers, backbone.kv_heads, backbone.head_dim, 4),
+            formula=KV_FORMULA,
+        ),
+        tables={
+            name: EmbeddingTable(rows=table.rows, dtype=dtype, positions=table.positions)
+            for name, table in recipe.tables.items()
+        },
+        speech_table=recipe.speech_table,
+        head=Head(ranges=recipe.head.wanted),
+        prefix=recipe.prefix,
+        stop=recipe.stop,
+        sampler=recipe.sampler,
+        text=recipe.text,
+        audio=Audio(**recipe.audio.model_dump(exclude={"vocoder"}), decoder=None),
+        artifacts={},
+        not_run=[],
+        files={},
+    )
+
+
+@contextmanager
+def _whole(output: Path) -> Iterator[Path]:
+    """A temporary folder beside `output` that becomes it at the end, or vanishes on an error.
+
+    One that a killed export left behind is removed first.
+    """
+    folder = output.parent / f".{output.name}.partial"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    try:
+        yield folder
+        folder.rename(output)
+    except BaseException:
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
+
+
+def _fill(
+    folder: Path,
+    source: Checkpoint,
+    layout: Layout,
+    draft: Manifest,
+    targets: list[Target],
+    with_twin: bool,
+    allow_low_parity: bool,
+    warnings: list[str],
+    report: Callable[[str], None],
+) -> Manifest:
+    report("writing the embedding tables")
+    dtypes = {name: getattr(torch, table.dtype) for name, table in draft.tables.items()}
+    save_file({name: source.table(name).to(dtype) for name, dtype in dtypes.items()}, folder / EMBEDDINGS)
+    speakable = _copy_text(source, folder)
+    audio, decoder_file = draft.audio, None
+    if source.recipe.audio.vocoder is not None:
+        report("emitting the audio decoder")
+        vocoder = load_vocoder(source.find(source.recipe.audio.vocoder))
+        decoder_file = AUDIO_DECODER.format(runtime="onnx")
+        (folder / decoder_file).parent.mkdir()
+        backend.emit_audio(vocoder, folder / decoder_file)
+        audio = audio.model_copy(update={"decoder": _audio_decoder(vocoder)})
+    manifest = draft.model_copy(update={"audio": audio})
+    artifacts: dict[str, Artifact] = {}
+    for target in targets:
+        report(f"{target.name}: emitting")
+        (folder / target.name).mkdir()
+        emitted = backend.emit(source.decoder(), layout, target, folder / target.name, with_twin)
+        artifacts[target.name] = _artifact(folder, target, emitted, decoder_file)
+    manifest = manifest.model_copy(update={"artifacts": artifacts})
+    manifest = _verify(folder, source, manifest, targets, speakable, report)
+    for target in targets:
+        parity = manifest.artifacts[target.name].parity
+        assert parity is not None
+        if not parity.passed:
+            _below(target, parity, allow_low_parity, warnings)
+    report("writing the report")
+    write_report(folder, manifest, warnings)
+    return _seal(folder, manifest)
+
+
+def _copy_text(source: Checkpoint, folder: Path) -> bool:
+    """Copy the text frontend's files; random weights may lack a tokenizer, then the bundle takes ids only."""
+    (folder / TEXT_FOLDER).mkdir()
+    for name in source.recipe.text.files:
+        try:
+            file = source.find(name)
+        except InputError:
+            if source.path is None:
+                return False
+            raise
+        shutil.copyfile(file, folder / TEXT_FOLDER / file.name)
+    return True
+
+
+def _audio_decoder(vocoder: Vocoder) -> AudioDecoder:
+    config = vocoder.config
+    return AudioDecoder(
+        context=config.context,
+        chunk=config.chunk,
+        samples_per_token=config.samples_per_token,
+        noise_samples=config.noise_samples,
+    )
+
+
+def _artifact(folder: Path, target: Target, emitted: dict[str, Any], audio_decoder: str | None) -> Artifact:
+    files = [f"{target.name}/{name}" for name in emitted["files"]]
+    twin = emitted["twin"] and f"{target.name}/{emitted['twin']}"
+    return Artifact(
+        runtime=target.runtime,
+        delegate=target.delegate,
+        precision=target.precision,
+        files=files,
+        audio_decoder=audio_decoder,
+        twin=twin,
+        bytes=sum((folder / name).stat().st_size for name in files if name != twin),
+        step_bytes=emitted["step_bytes"],
+        prefill_chunk=target.prefill_chunk,
+        emitted_by=emitted["emitted_by"],
+        oldest_runtime=emitted["oldest_runtime"],
+        thresholds=target.parity,
+        parity=None,
+    )
+
+
+def _verify(
+    folder: Path,
+    source: Checkpoint,
+    manifest: Manifest,
+    targets: list[Target],
+    speakable: bool,
+    report: Callable[[str], None],
+) -> Manifest:
+    """Hold each artifact, as it lies on disk, to the reference; write the self-test; return the manifest with both."""
+    bundle = Bundle(folder, manifest)
+    report("asking the reference")
+    steps = manifest.kv_cache.window + BEYOND_WRAP
+    expectation = ladder.expect(bundle, source, sample_prefix(bundle, speakable), steps)
+    parities: dict[str, Parity] = {}
+    for target in targets:
+        report(f"{target.name}: comparing with the reference")
+        with bundle.open(target.name) as session:
+            comparison = ladder.measure(bundle, expectation, session)
+        components = ladder.measure_components(bundle, source, expectation, target)
+        parities[target.name] = ladder.parity(comparison, components, target)
+    exact = {target.name: target.parity.greedy_equal for target in targets}
+    test = ladder.selftest_of(expectation, parities, exact.__getitem__, min(SELFTEST_STEPS, steps))
+    (folder / selftest.FILE).write_text(test.model_dump_json() + "\n", encoding="utf-8")
+    artifacts = {
+        name: artifact.model_copy(update={"parity": parities[name]}) for name, artifact in manifest.artifacts.items()
+    }
+    return manifest.model_copy(update={"artifacts": artifacts})
+
+
+def sample_prefix(bundle: Bundle, speakable: bool) -> list[Stretch]:
+    """The prefix that parity is measured on: the recipe's sample sentence, or seeded ids where no text can be read."""
+    manifest = bundle.manifest
+    if speakable:
+        inputs = {"text": load_text(bundle).ids(manifest.text.sample)}
+    else:
+        rows = next(manifest.tables[part.table].rows for part in manifest.prefix if part.input == "text")
+        inputs = {"text": random.Random(0).choices(range(rows), k=min(24, manifest.kv_cache.prefix_capacity // 2))}
+    return [Stretch(table=table, ids=ids) for table, ids in stretches(manifest, inputs)]
+
+
+def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -> None:
+    floor = f"{target.parity.min_psnr_db} dB" + (" and equal greedy ids" if target.parity.greedy_equal else "")
+    found = f"{parity.psnr_db:.1f} dB" + ("" if parity.greedy_equal else f", ids differ at {parity.first_divergence}")
+    if not allowed:
+        raise ParityError(
+            target.name, f"{found}, below its {floor}", "nothing was written; --allow-low-parity writes it"
+        )
+    warnings.append(f"{target.name} is below its threshold: {found}, not {floor}.")
+
+
+def _seal(folder: Path, manifest: Manifest) -> Manifest:
+    """Write the manifest with the size of every file, and the checksums of all."""
+    files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    manifest = manifest.model_copy(update={"files": {name: (folder / name).stat().st_size for name in files}})
+    (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
+    lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted([*files, MANIFEST])]
+    (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
+    return manifest

@@ -1,0 +1,103 @@
+"""wand verify: a bundle's self-test, or the whole parity ladder against its checkpoint."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wand_export.errors import InputError
+from wand_export.host.bundle import Bundle, load_bundle
+from wand_export.host.selftest import load_selftest, run_selftest
+from wand_export.spec.target import Target
+
+WINDOWS = 4
+"""The ladder decodes this many windows of tokens."""
+
+
+def verify(
+    bundle: Path,
+    checkpoint: Path | None = None,
+    *,
+    report: Callable[[str], None] = lambda stage: None,
+) -> dict[str, Any]:
+    """Verify every artifact of a bundle, as it lies on disk.
+
+    Without a checkpoint: the golden requests of selftest.json, with the figures that only the reference can give
+    left null. With it: the reference, then the static decoder, then each artifact over 4 W greedy steps. Returns the
+    document of `wand verify --json`; "ok" is False if anything failed. Raises BundleError, CheckpointError.
+    """
+    report("checking the hashes")
+    opened = load_bundle(bundle)
+    results = _selftest(opened, report) if checkpoint is None else _ladder(opened, checkpoint, report)
+    rungs = [result["passed"] for result in results["artifacts"]]
+    decoder = results.get("decoder")
+    ok = all(passed is not False for passed in rungs) and (decoder is None or decoder["passed"])
+    return {"schema": 1, "ok": ok, **results}
+
+
+def _selftest(bundle: Bundle, report: Callable[[str], None]) -> dict[str, Any]:
+    found = []
+    for target, artifact in bundle.manifest.artifacts.items():
+        report(f"{target}: self-test")
+        with bundle.open(target) as session:
+            outcome = run_selftest(bundle, target, session)
+        found.append(
+            {
+                "target": target,
+                "runtime": artifact.runtime,
+                "files": artifact.files,
+                "how": "ran",
+                "steps": outcome.steps,
+                "psnr_db": None,
+                "max_abs_dlogit": outcome.max_abs_dlogit,
+                "kl": None,
+                "top1_agreement": outcome.top1_agreement,
+                "greedy_equal": outcome.first_divergence is None,
+                "first_divergence": outcome.first_divergence,
+                "passed": outcome.passed,
+            }
+        )
+    return {"artifacts": found}
+
+
+def _ladder(bundle: Bundle, path: Path, report: Callable[[str], None]) -> dict[str, Any]:
+    from wand_export.graph import ladder
+    from wand_export.graph.checkpoint import open_checkpoint
+
+    manifest = bundle.manifest
+    source = open_checkpoint(path, manifest.family)
+    if source.sha256 != manifest.source.sha256:
+        raise InputError(path, "is not the checkpoint that the bundle was made from", "give that one")
+    report("asking the reference")
+    prefix = load_selftest(bundle).requests[0].prefix
+    expectation = ladder.expect(bundle, source, prefix, WINDOWS * manifest.kv_cache.window)
+    decoder = expectation.decoder
+    found = []
+    for name, artifact in manifest.artifacts.items():
+        assert artifact.parity is not None
+        target = Target(
+            schema_version=1,
+            name=name,
+            runtime=artifact.runtime,
+            delegate=artifact.delegate,
+            prefill_chunk=artifact.prefill_chunk,
+            precision=artifact.precision,
+            parity=artifact.thresholds,
+        )
+        report(f"{name}: comparing with the reference")
+        with bundle.open(name) as session:
+            comparison = ladder.measure(bundle, expectation, session)
+        components = ladder.measure_components(bundle, source, expectation, target)
+        parity = ladder.parity(comparison, components, target)
+        found.append(
+            {"target": name, "runtime": artifact.runtime, "files": artifact.files, **parity.model_dump(mode="json")}
+        )
+    return {
+        "decoder": {
+            "steps": decoder.steps,
+            "psnr_db": decoder.psnr_db,
+            "max_abs_dlogit": decoder.max_abs_dlogit,
+            "greedy_equal": decoder.greedy_equal,
+            "passed": decoder.greedy_equal and (decoder.psnr_db is None or decoder.psnr_db >= ladder.FLOAT32_PSNR_DB),
+        },
+        "artifacts": found,
+    }

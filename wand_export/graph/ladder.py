@@ -1,0 +1,143 @@
+"""The parity ladder: what the reference says of a golden request, and how far each rung is from it."""
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+import torch
+
+from wand_export.graph.checkpoint import Checkpoint
+from wand_export.graph.decoder import ScatterStep
+from wand_export.graph.quantize import round_reference
+from wand_export.host.bundle import Bundle
+from wand_export.host.selftest import Comparison, compare, forced_rows, play, play_late, prefix_rows
+from wand_export.host.session import Floats, Session
+from wand_export.layout import Layout
+from wand_export.spec.manifest import ComponentParity, Parity
+from wand_export.spec.selftest import Expected, Golden, SelfTest, Stretch
+from wand_export.spec.target import COMPONENTS, Target
+
+LATE = 10_000
+_LATE_STEPS = 1024
+"""A late position is reached by feeding layers x window tokens, which flushes all that was in the cache: it is left
+out where that takes more steps than this."""
+_TOP = 8
+FLOAT32_PSNR_DB = 70.0
+"""What a float32 rung must reach against the reference."""
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """A golden request and the reference's logits for it.
+
+    forced: the greedy tokens of the static decoder [n]; logits [1 + n, V]; late: (first position, rows that are only
+    fed, logits of the rest) for the same tokens far from the prefix, or None; decoder: the static decoder's own parity.
+    """
+
+    prefix: list[Stretch]
+    forced: list[int]
+    logits: Floats
+    late: tuple[int, int, Floats] | None
+    decoder: Comparison
+
+
+def expect(bundle: Bundle, checkpoint: Checkpoint, prefix: list[Stretch], steps: int) -> Expectation:
+    """Decode `steps` tokens greedily with the static decoder in torch, and hold it and all else to the reference."""
+    kv = bundle.manifest.kv_cache
+    layout = Layout(kv.prefix_capacity, kv.window)
+    start = torch.from_numpy(prefix_rows(bundle, prefix))
+    forced, decoded = _greedy(bundle, checkpoint, layout, start, steps)
+    rows = torch.cat([start, torch.from_numpy(forced_rows(bundle, forced, 0))])
+    reference = checkpoint.reference()
+    p = len(start)
+    logits = reference(rows, p, layout.window)[0][p - 1 :].numpy()
+    late = None
+    skip = checkpoint.backbone.layers * layout.window
+    if skip <= _LATE_STEPS and bundle.manifest.model.max_position is None:
+        fed = (forced * (1 + (skip + layout.window) // len(forced)))[: skip + layout.window]
+        positions = torch.cat([torch.arange(p), torch.arange(LATE, LATE + len(fed))])
+        far = torch.cat([start, torch.from_numpy(forced_rows(bundle, fed, 0))])
+        late = LATE, skip, reference(far, p, layout.window, positions)[0][p + skip :].numpy()
+    return Expectation(prefix, forced, logits, late, compare(decoded, logits))
+
+
+@torch.no_grad()
+def _greedy(
+    bundle: Bundle, checkpoint: Checkpoint, layout: Layout, prefix: torch.Tensor, steps: int
+) -> tuple[list[int], Floats]:
+    """Greedy tokens [steps] of the static decoder in torch, and its logits [1 + steps, V]."""
+    backbone = checkpoint.backbone
+    step = ScatterStep(checkpoint.decoder(), layout)
+    keys = [torch.zeros(backbone.kv_heads, layout.capacity, backbone.head_dim) for _ in range(backbone.layers)]
+    values = [torch.zeros_like(key) for key in keys]
+    integer = lambda value: torch.tensor([value], dtype=torch.int32)  # noqa: E731
+    p = integer(len(prefix))
+    logits, _, keys, values = step(prefix[None], integer(0), p, integer(len(prefix) - 1), keys, values)
+    seen, ids = [logits], []
+    rows = bundle.manifest.tables[bundle.manifest.speech_table].rows
+    speakable = torch.tensor(bundle.head_ids < rows)  # a stop id may have no row to be fed back
+    for n in range(steps):
+        masked = torch.where(speakable, seen[-1], -torch.inf)
+        ids.append(int(bundle.head_ids[int(masked.argmax())]))
+        row = torch.from_numpy(forced_rows(bundle, ids[-1:], n))
+        logits, _, keys, values = step(row[None], integer(len(prefix) + n), p, integer(0), keys, values)
+        seen.append(logits)
+    return ids, torch.stack(seen).numpy()
+
+
+def measure(bundle: Bundle, expectation: Expectation, session: Session) -> Comparison:
+    """An artifact, as its runtime runs it, against the reference."""
+    prefix = prefix_rows(bundle, expectation.prefix)
+    actual, expected = [play(session, prefix, forced_rows(bundle, expectation.forced, 0))], [expectation.logits]
+    if expectation.late is not None:
+        position, skip, logits = expectation.late
+        count = skip + len(logits)
+        fed = (expectation.forced * (1 + count // len(expectation.forced)))[:count]
+        actual.append(play_late(session, prefix, forced_rows(bundle, fed, 0), position, skip))
+        expected.append(logits)
+    return compare(np.concatenate(actual), np.concatenate(expected))
+
+
+def measure_components(
+    bundle: Bundle, checkpoint: Checkpoint, expectation: Expectation, target: Target
+) -> dict[str, ComponentParity]:
+    """What rounding each component alone does to the reference's logits."""
+    prefix = torch.from_numpy(prefix_rows(bundle, expectation.prefix))
+    rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, expectation.forced, 0))])
+    found = {}
+    for component in COMPONENTS:
+        precision = getattr(target.precision, component)
+        if precision.block is not None:
+            reference = checkpoint.reference()
+            round_reference(reference, component, precision)
+            logits = reference(rows, len(prefix), bundle.manifest.kv_cache.window)[0][len(prefix) - 1 :].numpy()
+            c = compare(logits, expectation.logits)
+            found[component] = ComponentParity(psnr_db=c.psnr_db, kl=c.kl, top1_agreement=c.top1_agreement)
+    return found
+
+
+def parity(comparison: Comparison, components: dict[str, ComponentParity], target: Target) -> Parity:
+    """A comparison as the manifest holds it, passed or not by the target's thresholds."""
+    enough = comparison.psnr_db is None or comparison.psnr_db >= target.parity.min_psnr_db
+    passed = enough and (comparison.greedy_equal or not target.parity.greedy_equal)
+    return Parity(how="ran", components=components, passed=passed, **asdict(comparison))
+
+
+def selftest_of(
+    expectation: Expectation, parities: dict[str, Parity], exact: Callable[[str], bool], steps: int
+) -> SelfTest:
+    """Golden requests for the bundle's own self-test: the first `steps` tokens of the expectation.
+
+    A target's tolerance is half again what was measured here: other processors sum in other orders.
+    """
+    expected = []
+    for step in range(steps + 1):
+        logits = expectation.logits[step]
+        rows = np.argsort(-logits, kind="stable")[:_TOP]
+        expected.append(Expected(step=step, top=[(int(row), round(float(logits[row]), 6)) for row in rows]))
+    return SelfTest(
+        schema_version=1,
+        requests=[Golden(prefix=expectation.prefix, forced=expectation.forced[:steps], expected=expected)],
+        tolerance={name: 1.5 * p.max_abs_dlogit + 1e-3 for name, p in parities.items()},
+        exact=[name for name in parities if exact(name) and parities[name].greedy_equal],
+    )

@@ -1,0 +1,76 @@
+"""Symmetric integer weights with one scale for each block along the input: the scheme of every integer target."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from transformers.pytorch_utils import Conv1D
+
+from wand_export.graph.decoder import Decoder
+from wand_export.graph.reference import Reference
+from wand_export.spec.target import COMPONENTS, Precision, Precisions
+
+
+@dataclass(frozen=True)
+class Blocks:
+    """A quantized weight [rows, columns]: weight = integers * scales.
+
+    integers: int8 [rows, blocks, block], the columns padded with zeros to whole blocks; scales: float32
+    [rows, blocks, 1].
+    """
+
+    integers: Tensor
+    scales: Tensor
+    columns: int
+
+    def dequantize(self) -> Tensor:
+        """float32 [rows, columns]."""
+        weight = self.integers.to(torch.float32) * self.scales
+        return weight.flatten(1)[:, : self.columns].contiguous()
+
+
+def quantize_blocks(weight: Tensor, bits: int, block: int) -> Blocks:
+    """Round a float32 weight [rows, columns] to signed integers of 4 or 8 bits.
+
+    The scale takes the value of largest magnitude in a block to -2^(bits-1), the one end of the range that is
+    a step wider than the other, as llama.cpp's Q4_0 and ONNX Runtime's MatMulNBits quantizer do.
+    """
+    rows, columns = weight.shape
+    padded = nn.functional.pad(weight, (0, -columns % block)).view(rows, -1, block)
+    extreme = padded.gather(2, padded.abs().argmax(dim=2, keepdim=True))
+    limit = 2 ** (bits - 1)
+    scales = extreme / -limit
+    inverse = torch.where(scales == 0, 0.0, 1 / scales)
+    integers = (padded * inverse).round().clamp(-limit, limit - 1).to(torch.int8)
+    return Blocks(integers, scales, columns)
+
+
+def component_of(name: str) -> str | None:
+    """Which component a module of the decoder belongs to, by its name."""
+    return next((component for component in COMPONENTS if component in name.split(".")), None)
+
+
+def linears(decoder: Decoder, precisions: Precisions) -> list[tuple[str, nn.Linear, Precision]]:
+    """Every linear layer of the decoder: its name, itself, and the precision that its component asks for."""
+    found = []
+    for name, module in decoder.named_modules():
+        if isinstance(module, nn.Linear):
+            component = component_of(name)
+            assert component is not None, name
+            found.append((name, module, getattr(precisions, component)))
+    return found
+
+
+def round_reference(reference: Reference, component: str, precision: Precision) -> None:
+    """Give one component of a reference, in place, the values that its weights have after quantization."""
+    assert precision.block is not None
+    if component == "head":
+        reference.head = quantize_blocks(reference.head, precision.bits, precision.block).dequantize()
+        return
+    named = {"attention": ("self_attn", "attn"), "mlp": ("mlp",)}[component]
+    for name, module in reference.model.named_modules():
+        if any(part in named for part in name.split(".")) and isinstance(module, (nn.Linear, Conv1D)):
+            transposed = isinstance(module, Conv1D)  # transformers' GPT-2 keeps weights as [in, out]
+            weight = module.weight.T if transposed else module.weight
+            rounded = quantize_blocks(weight, precision.bits, precision.block).dequantize()
+            module.weight = nn.Parameter(rounded.T if transposed else rounded, requires_grad=False)

@@ -1,0 +1,193 @@
+"""A bundle on disk: checked, then opened. Everything that reads a bundle comes through here."""
+
+import hashlib
+import json
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, Any, Literal, Self
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+from safetensors import SafetensorError, safe_open
+
+from wand_export.errors import BundleError, InputError
+from wand_export.spec.manifest import SCHEMA_VERSION, Manifest
+from wand_export.spec.schema import explain
+
+if TYPE_CHECKING:
+    from wand_export.host.session import AudioSession, Session
+
+MANIFEST = "manifest.json"
+CHECKSUMS = "SHA256SUMS"
+EMBEDDINGS = "embeddings.safetensors"
+_AGAIN = "copy or export the bundle again"
+
+
+class Bundle:
+    """An opened bundle. Attributes: path, manifest, head_ids (int64 [V], the token id of each logit row)."""
+
+    def __init__(self, path: Path, manifest: Manifest) -> None:
+        self.path, self.manifest = path, manifest
+        ranges = [np.arange(first, last + 1, dtype=np.int64) for first, last in manifest.head.ranges]
+        self.head_ids = np.concatenate(ranges)
+        try:
+            # Rows are read from the memory map when asked for: a large text table never sits in memory.
+            self._embeddings = safe_open(path / EMBEDDINGS, framework="numpy")
+            self._tables = {name: self._embeddings.get_slice(name) for name in manifest.tables}
+        except (SafetensorError, OSError) as error:
+            raise BundleError(path / EMBEDDINGS, f"unreadable: {error}", _AGAIN) from error
+
+    @property
+    def targets(self) -> list[str]:
+        """Names of the targets in it."""
+        return list(self.manifest.artifacts)
+
+    def resolve(self, target: str | None) -> str:
+        """The target of that name, or the only one of that runtime; the first where None. Raises BundleError."""
+        if target is None:
+            return self.targets[0]
+        of_runtime = [name for name, artifact in self.manifest.artifacts.items() if artifact.runtime == target]
+        if target in self.manifest.artifacts:
+            return target
+        if len(of_runtime) == 1:
+            return of_runtime[0]
+        raise BundleError(self.path, f"no one target {target!r}", f"it has: {', '.join(self.targets)}")
+
+    def open(self, target: str | None = None, threads: int | None = None) -> "Session":
+        """A session on a target. threads None lets the runtime choose. Raises BundleError."""
+        from wand_export.host.runtimes.onnx import OnnxSession
+
+        name = self.resolve(target)
+        return OnnxSession(self.path, name, self.manifest, self.manifest.artifacts[name], threads)
+
+    def open_twin(self, target: str, threads: int | None = None) -> "Session":
+        """The target's decoder without its window, for benchmarks. Raises BundleError if it was not exported."""
+        from wand_export.host.runtimes.onnx import OnnxTwin
+
+        return OnnxTwin(self.path, target, self.manifest, self.manifest.artifacts[target], threads)
+
+    def open_audio(self, target: str | None = None, threads: int | None = None) -> "AudioSession":
+        """The audio decoder beside a target. Raises BundleError if the bundle has none."""
+        from wand_export.host.runtimes.onnx import OnnxAudio
+
+        name = self.resolve(target)
+        file = self.manifest.artifacts[name].audio_decoder
+        if file is None:
+            raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
+        return OnnxAudio(self.path / file, threads)
+
+    def embed(self, table: str, ids: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
+        """Rows of a table, float32 [n, D], for ids [n]; with learned positions [n] added where they are given.
+
+        Raises InputError for an unknown table, an id or position outside it, or positions where it has none.
+        """
+        rows = self._rows(table, np.asarray(ids, np.int64))
+        if positions is None:
+            return rows
+        learned = self.manifest.tables[table].positions
+        if learned is None:
+            raise InputError(self.path, f"table {table!r} has no learned positions", "leave positions out")
+        return rows + self._rows(learned, np.asarray(positions, np.int64))
+
+    def _rows(self, table: str, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+        if table not in self._tables:
+            raise InputError(self.path, f"no table {table!r}", f"it has: {', '.join(self._tables)}")
+        size = self.manifest.tables[table].rows
+        outside = ids[(ids < 0) | (ids >= size)]
+        if outside.size:
+            raise InputError(self.path, f"id {outside[0]} is not in table {table!r}", f"ids run from 0 to {size - 1}")
+        rows = np.empty((len(ids), self.manifest.model.hidden), np.float32)
+        for row, i in zip(rows, ids.tolist(), strict=True):
+            row[:] = self._tables[table][i : i + 1][0]
+        return rows
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        return None
+
+
+def load_bundle(path: Path | str, check: Literal["full", "size"] = "full") -> Bundle:
+    """Open a bundle after checking it.
+
+    check "full" hashes every file; "size" compares sizes only, for phones after the first start. Raises
+    BundleError, a ValueError, naming the file and what is wrong with it.
+    """
+    folder = Path(path)
+    manifest = read_manifest(folder)
+    sums = read_checksums(folder)
+    listed = {MANIFEST, *manifest.files}
+    if odd := sorted(listed.symmetric_difference(sums)):
+        raise BundleError(folder / CHECKSUMS, f"{odd[0]} is not in both it and {MANIFEST}", _AGAIN)
+    for name, size in manifest.files.items():
+        file = folder / name
+        if not file.is_file():
+            raise BundleError(file, "missing", _AGAIN)
+        if file.stat().st_size != size:
+            raise BundleError(file, f"has {file.stat().st_size} bytes, not {size}", _AGAIN)
+    for name in listed if check == "full" else [MANIFEST]:
+        if sha256_of(folder / name) != sums[name]:
+            raise BundleError(folder / name, f"does not have the hash that {CHECKSUMS} gives", _AGAIN)
+    return Bundle(folder, manifest)
+
+
+def read_manifest(folder: Path) -> Manifest:
+    """The manifest of a bundle, every path in it inside the bundle. Raises BundleError."""
+    file = folder / MANIFEST
+    try:
+        data = json.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError as error:
+        raise BundleError(file, "missing", "give the folder that wand export wrote") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(file, f"unreadable: {error}", _AGAIN) from error
+    version = data.get("schema_version") if isinstance(data, dict) else None
+    if version != SCHEMA_VERSION:
+        raise BundleError(file, f"manifest schema {version}", f"this version reads schema {SCHEMA_VERSION}")
+    try:
+        manifest = Manifest.model_validate(data)
+    except ValidationError as error:
+        raise BundleError(file, explain(error), _AGAIN) from error
+    for artifact in manifest.artifacts.values():
+        for name in (*artifact.files, artifact.audio_decoder, artifact.twin):
+            if name is not None and name not in manifest.files:
+                raise BundleError(file, f"{name} is not among its files", _AGAIN)
+    for name in manifest.files:
+        _check_inside(file, name)
+    return manifest
+
+
+def read_checksums(folder: Path) -> dict[str, str]:
+    """File name -> SHA-256 in hexadecimal. Raises BundleError."""
+    file = folder / CHECKSUMS
+    sums = {}
+    try:
+        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+    except FileNotFoundError as error:
+        raise BundleError(file, "missing", _AGAIN) from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise BundleError(file, f"unreadable: {error}", _AGAIN) from error
+    for line in lines:
+        digest, separator, name = line.partition("  ")
+        if len(digest) != 64 or not separator:
+            raise BundleError(file, f"line {line[:80]!r} is not a checksum", _AGAIN)
+        sums[name] = digest
+    return sums
+
+
+def sha256_of(file: Path) -> str:
+    """SHA-256 of a file in hexadecimal."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def _check_inside(file: Path, name: str) -> None:
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
+        raise BundleError(file, f"names {name!r}, a path outside the bundle", "do not use this bundle")
+
+
+def to_json(manifest: Manifest) -> str:
+    """The text of manifest.json."""
+    document: dict[str, Any] = manifest.model_dump(mode="json")
+    return json.dumps(document, indent=2, ensure_ascii=False) + "\n"

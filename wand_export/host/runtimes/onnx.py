@@ -1,0 +1,149 @@
+"""ONNX Runtime: one dynamic-S graph whose cache outputs are bound in place of its cache inputs."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from wand_export.errors import BundleError
+from wand_export.host.memory import collapse_pages
+from wand_export.host.session import AudioSession, Floats, Session, StepOutput
+from wand_export.spec.manifest import Artifact, Manifest
+
+
+def load(path: Path, threads: int | None) -> Any:
+    """An InferenceSession on the CPU, its weights gathered into huge pages where the system has them.
+
+    Raises BundleError naming the file if ONNX Runtime refuses it.
+    """
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = threads or 0
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    # Softmax leaves denormals in masked slots, which doubles its time. The first session sets it for the process.
+    options.add_session_config_entry("session.set_denormal_as_zero", "1")
+    # Without it the arena rounds the weights up to powers of two.
+    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
+    try:
+        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime raises a class of its own for each status, UnicodeDecodeError too
+        raise BundleError(path, f"ONNX Runtime {ort.__version__} refuses it: {error}".splitlines()[0], "") from error
+    collapse_pages()
+    return session
+
+
+class Binding:
+    """A session's inputs and outputs, bound to numpy arrays that the caller writes and reads."""
+
+    def __init__(self, session: Any) -> None:
+        self.session = session
+        self.binding = session.io_binding()
+        self._alive: dict[str, Any] = {}
+
+    def input(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Read input `name` from this C-contiguous array at every run."""
+        self._alive[name] = value = ort.OrtValue.ortvalue_from_numpy(array)
+        self.binding.bind_ortvalue_input(name, value)
+
+    def output(self, name: str, array: npt.NDArray[Any]) -> None:
+        """Write output `name` to this C-contiguous array at every run."""
+        self._alive[name] = value = ort.OrtValue.ortvalue_from_numpy(array)
+        self.binding.bind_ortvalue_output(name, value)
+
+    def in_place(self, source: str, result: str, array: npt.NDArray[Any]) -> None:
+        """Bind one array as an input and as the output that succeeds it: the graph changes it in place.
+
+        ONNX Runtime does not know that they alias; the emitter sees to it that nothing but the scatter reads the
+        input, and the self-test proves it for each runtime version.
+        """
+        self._alive[source] = value = ort.OrtValue.ortvalue_from_numpy(array)
+        self.binding.bind_ortvalue_input(source, value)
+        self.binding.bind_ortvalue_output(result, value)
+
+    def run(self) -> None:
+        """Run once over the bound arrays."""
+        self.session.run_with_iobinding(self.binding)
+
+
+class OnnxSession(Session):
+    """A decoder in ONNX Runtime."""
+
+    def __init__(self, folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> None:
+        super().__init__(name, manifest, artifact)
+        self._load(folder / artifact.files[0], manifest, threads, self.layout.capacity)
+
+    def _load(self, path: Path, manifest: Manifest, threads: int | None, capacity: int) -> None:
+        self._session = load(path, threads)
+        model = manifest.model
+        self._cache = [
+            np.zeros((model.kv_heads, capacity, model.head_dim), np.float32) for _ in range(2 * model.layers)
+        ]
+        rows = sum(last - first + 1 for first, last in manifest.head.ranges)
+        self._logits, self._hidden = np.zeros(rows, np.float32), np.zeros(model.hidden, np.float32)
+        self._integers = {name: np.zeros(1, np.int32) for name in ("position", "prefix_len", "last")}
+        self._bindings: dict[int, tuple[Binding, Floats]] = {}
+
+    def _bound(self, rows: int) -> tuple[Binding, Floats]:
+        """The binding for S = rows, and the array that its embeds are written to."""
+        if rows not in self._bindings:
+            binding = Binding(self._session)
+            embeds = np.zeros((1, rows, self.hidden), np.float32)
+            binding.input("embeds", embeds)
+            for name, value in self._integers.items():
+                binding.input(name, value)
+            binding.output("logits", self._logits)
+            binding.output("hidden", self._hidden)
+            half = len(self._cache) // 2
+            for i, (keys, values) in enumerate(zip(self._cache[:half], self._cache[half:], strict=True)):
+                binding.in_place(f"keys_{i}", f"new_keys_{i}", keys)
+                binding.in_place(f"values_{i}", f"new_values_{i}", values)
+            self._bindings[rows] = binding, embeds
+        return self._bindings[rows]
+
+    def _run(self, rows: Floats) -> StepOutput:
+        binding, embeds = self._bound(len(rows))
+        embeds[0] = rows
+        self._integers["position"][0] = self.position
+        self._integers["prefix_len"][0] = self.prefix_len
+        self._integers["last"][0] = len(rows) - 1
+        binding.run()
+        return StepOutput(self._logits.copy(), self._hidden.copy())
+
+    def close(self) -> None:
+        self._bindings.clear()
+        del self._session
+
+
+class OnnxTwin(OnnxSession):
+    """The same decoder without a window: every token is prefix, over a cache that grows by GROWTH slots.
+
+    Only benchmarks use it: it is the latency of what a user has today.
+    """
+
+    GROWTH = 256
+
+    def __init__(self, folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> None:
+        Session.__init__(self, name, manifest, artifact)
+        if artifact.twin is None:
+            raise BundleError(folder, f"target {name} has no twin", "export it with --with-twin")
+        self._load(folder / artifact.twin, manifest, threads, self.GROWTH)
+
+    def _run(self, rows: Floats) -> StepOutput:
+        while self.position + len(rows) > self._cache[0].shape[1]:
+            self._cache = [np.pad(cache, ((0, 0), (0, self.GROWTH), (0, 0))) for cache in self._cache]
+            self._bindings.clear()
+        return super()._run(rows)
+
+
+class OnnxAudio(AudioSession):
+    """An audio decoder in ONNX Runtime."""
+
+    def __init__(self, path: Path, threads: int | None) -> None:
+        self._session = load(path, threads)
+
+    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
+        feeds = {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
+        audio, after = self._session.run(["audio", "new_phase"], feeds)
+        return audio[0], float(after[0])

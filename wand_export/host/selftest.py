@@ -1,0 +1,146 @@
+"""Playing golden requests on a session, and saying how far its logits are from the expected ones."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import ValidationError
+
+from wand_export.errors import BundleError
+from wand_export.host.bundle import Bundle
+from wand_export.host.session import Floats, Session
+from wand_export.spec.schema import explain
+from wand_export.spec.selftest import SelfTest, Stretch
+
+FILE = "selftest.json"
+TIE = 1e-4
+"""The best two expected logits are a tie when they are nearer than this: either may come first."""
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Logits against expected ones, over all steps. psnr_db is None when they are identical; kl is in nats."""
+
+    steps: int
+    psnr_db: float | None
+    max_abs_dlogit: float
+    kl: float
+    top1_agreement: float
+    greedy_equal: bool
+    first_divergence: int | None
+    near_ties: int
+
+
+def prefix_rows(bundle: Bundle, prefix: Sequence[Stretch]) -> Floats:
+    """Rows float32 [p, D] of a prefix; learned positions count from 0 in each stretch."""
+    tables = bundle.manifest.tables
+    rows = [bundle.embed(s.table, s.ids, range(len(s.ids)) if tables[s.table].positions else None) for s in prefix]
+    return np.concatenate(rows)
+
+
+def forced_rows(bundle: Bundle, ids: Sequence[int], first_position: int) -> Floats:
+    """Rows float32 [n, D] of generated tokens whose learned positions, if any, start at first_position."""
+    table = bundle.manifest.speech_table
+    positions = range(first_position, first_position + len(ids)) if bundle.manifest.tables[table].positions else None
+    return bundle.embed(table, ids, positions)
+
+
+def play(session: Session, prefix: Floats, forced: Floats) -> Floats:
+    """Logits [1 + n, V]: after the prefix [p, D], and after each forced row [n, D].
+
+    An unrelated utterance goes first, so that a stale cache would show.
+    """
+    session.prefill(prefix[::-1].copy())
+    for row in forced[: session.layout.window + 1]:
+        session.step(row)
+    return np.stack([session.prefill(prefix).logits, *(session.step(row).logits for row in forced)])
+
+
+def play_late(session: Session, prefix: Floats, forced: Floats, position: int, skip: int) -> Floats:
+    """Logits [n - skip, V] of forced rows [n, D] that start at a late position, the first `skip` only fed."""
+    session.prefill(prefix)
+    session.seek(position)
+    for row in forced[:skip]:
+        session.step(row)
+    return np.stack([session.step(row).logits for row in forced[skip:]])
+
+
+def compare(actual: Floats, expected: Floats) -> Comparison:
+    """Compare logits [n, V], step by step.
+
+    PSNR = 20 log10((max e - min e) / rms(a - e)); KL(expected || actual) of the softmaxes, mean over steps. Where no
+    step prefers another row, ties excepted, free-running greedy decoding gives the same ids.
+    """
+    a, e = actual.astype(np.float64), expected.astype(np.float64)
+    difference = a - e
+    rms = float(np.sqrt(np.mean(difference**2)))
+    log_a, log_e = log_softmax(a), log_softmax(e)
+    best, runner_up = np.sort(e, axis=1)[:, :-3:-1].T
+    ties = best - runner_up < TIE
+    same = a.argmax(1) == e.argmax(1)
+    diverged = np.flatnonzero(~same & ~ties)
+    return Comparison(
+        steps=len(e),
+        psnr_db=20 * float(np.log10((e.max() - e.min()) / rms)) if rms > 0 else None,
+        max_abs_dlogit=float(np.abs(difference).max()),
+        kl=float((np.exp(log_e) * (log_e - log_a)).sum(1).mean()),
+        top1_agreement=float(same.mean()),
+        greedy_equal=diverged.size == 0,
+        first_divergence=int(diverged[0]) if diverged.size else None,
+        near_ties=int(ties.sum()),
+    )
+
+
+def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Along the last axis."""
+    shifted = logits - logits.max(axis=-1, keepdims=True)
+    result: npt.NDArray[np.float64] = shifted - np.log(np.exp(shifted).sum(axis=-1, keepdims=True))
+    return result
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """A self-test: the steps compared, the largest |dlogit| over the expected rows, and how often the best row agreed."""
+
+    steps: int
+    max_abs_dlogit: float
+    top1_agreement: float
+    first_divergence: int | None
+    passed: bool
+
+
+def load_selftest(bundle: Bundle) -> SelfTest:
+    """The golden requests of a bundle. Raises BundleError."""
+    file = bundle.path / FILE
+    try:
+        return SelfTest.model_validate(json.loads(file.read_text(encoding="utf-8")))
+    except ValidationError as error:
+        raise BundleError(file, explain(error), "export the bundle again") from error
+    except (OSError, ValueError) as error:
+        raise BundleError(file, f"unreadable: {error}", "export the bundle again") from error
+
+
+def run_selftest(bundle: Bundle, target: str, session: Session) -> Outcome:
+    """Play every golden request on a session of `target`."""
+    test = load_selftest(bundle)
+    differences, agreed = [], []
+    for request in test.requests:
+        prefix = prefix_rows(bundle, request.prefix)
+        logits = play(session, prefix, forced_rows(bundle, request.forced, 0))
+        for expected in request.expected:
+            rows = [row for row, _ in expected.top]
+            values = np.array([value for _, value in expected.top])
+            differences.append(float(np.abs(logits[expected.step, rows] - values).max()))
+            tied = len(values) > 1 and values[0] - values[1] < TIE
+            agreed.append(tied or int(logits[expected.step].argmax()) == rows[0])
+    largest = max(differences)
+    exact = target not in test.exact or all(agreed)
+    return Outcome(
+        steps=len(differences),
+        max_abs_dlogit=largest,
+        top1_agreement=sum(agreed) / len(agreed),
+        first_divergence=None if all(agreed) else agreed.index(False),
+        passed=exact and np.isfinite(largest) and largest <= test.tolerance[target],
+    )
