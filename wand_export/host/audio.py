@@ -70,7 +70,9 @@ class AudioStream:
         codes = np.array(self._codes, np.int32)
         samples, self._phase = self._session.decode(codes, noise(self._seed, start, decoder.noise_samples), self._phase)
         if not np.isfinite(samples).all():
-            raise WandError("audio decoder", f"NaN or infinity behind token {self._made}", "run wand verify on the bundle")
+            raise WandError(
+                "audio decoder", f"NaN or infinity behind token {self._made}", "run wand verify on the bundle"
+            )
         del self._codes[: decoder.chunk]
         self._made += decoder.chunk
         return samples

@@ -75,7 +75,9 @@ def stretches(manifest: Manifest, inputs: Inputs) -> list[tuple[str, list[int]]]
     known = {part.input for part in manifest.prefix if part.input is not None}
     for name in inputs:
         if name not in known:
-            raise InputError(manifest.family, f"no input {name!r} in its prefix", f"it takes: {', '.join(sorted(known))}")
+            raise InputError(
+                manifest.family, f"no input {name!r} in its prefix", f"it takes: {', '.join(sorted(known))}"
+            )
     if "text" in known and not inputs.get("text"):
         raise InputError(manifest.family, "a text without tokens", "give some text")
     found: list[tuple[str, list[int]]] = []

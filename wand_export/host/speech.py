@@ -35,7 +35,9 @@ def tokens(
     generated: list[int] = []
     while True:
         if not np.isfinite(output.logits).all():
-            raise WandError(session.name, f"logits with NaN at position {session.position}", "run wand verify on the bundle")
+            raise WandError(
+                session.name, f"logits with NaN at position {session.position}", "run wand verify on the bundle"
+            )
         token = sampler.pick(output.logits, bundle.head_ids, stop.banned(len(generated)), generated)
         if token in stop.ids:
             return True

@@ -1,0 +1,126 @@
+"""Chunks, context, noise and phase of a stream, and files that exist only when they are whole."""
+
+import os
+import wave
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wand_export.errors import BundleError, InputError, WandError
+from wand_export.host.audio import AudioStream, WavWriter, replacing
+from wand_export.host.sampling import noise
+
+
+def spoken(session, manifest, codes):
+    stream = AudioStream(session, manifest.audio, seed=5)
+    blocks = [stream.feed(code) for code in codes]
+    return blocks, stream.finish()
+
+
+@pytest.mark.parametrize("count", range(0, 15))
+def test_every_length_gives_its_samples(make_manifest, audio_session, count) -> None:
+    codes = [i % 8 for i in range(count)]
+    blocks, tail = spoken(audio_session, make_manifest(), codes)
+    samples = np.concatenate([*blocks, tail])
+    assert samples.dtype == np.float32
+    assert samples.tolist() == np.repeat((np.array(codes) + 1) / 16, 2).tolist()
+    assert len(audio_session.calls) == -(-count // 3)
+
+
+@pytest.mark.parametrize("count", [1, 3, 5, 8, 11])
+def test_calls_see_the_context_and_nothing_outside(make_manifest, audio_session, count) -> None:
+    codes = [i % 8 for i in range(count)]
+    spoken(audio_session, make_manifest(), codes)
+    padded = [-1, -1, *codes] + [-1] * 10
+    assert [call[0] for call in audio_session.calls] == [padded[i : i + 7] for i in range(0, count, 3)]
+
+
+def test_a_chunk_comes_as_soon_as_its_context_exists(make_manifest, audio_session) -> None:
+    blocks, tail = spoken(audio_session, make_manifest(), [0] * 9)
+    assert [len(block) for block in blocks] == [0, 0, 0, 0, 6, 0, 0, 6, 0]
+    assert len(tail) == 6
+
+
+def test_noise_is_centred_and_absolute_and_the_phase_is_carried(make_manifest, audio_session) -> None:
+    spoken(audio_session, make_manifest(), [0] * 7)
+    # 10 samples of noise for 6 of audio: two on each side.
+    for i, (_, given, phase) in enumerate(audio_session.calls):
+        assert np.array_equal(given, noise(5, 6 * i - 2, 10))
+        assert phase == 0.25 * i
+
+
+def test_memory_does_not_grow(make_manifest, audio_session) -> None:
+    stream = AudioStream(audio_session, make_manifest().audio, 0)
+    for _ in range(1000):
+        stream.feed(1)
+        assert len(stream._codes) < 7
+
+
+@pytest.mark.parametrize("token", [-1, 8])
+def test_an_id_that_is_no_code_is_refused(make_manifest, audio_session, token) -> None:
+    with pytest.raises(BundleError, match=f"id {token} "):
+        AudioStream(audio_session, make_manifest().audio, 0).feed(token)
+
+
+def test_ids_are_counted_from_the_first(make_manifest, audio_session) -> None:
+    audio = make_manifest().audio.model_copy(update={"first_id": 100})
+    stream = AudioStream(audio_session, audio, 0)
+    stream.feed(103)
+    stream.finish()
+    assert audio_session.calls[0][0] == [-1, -1, 3, -1, -1, -1, -1]
+
+
+def test_samples_that_are_not_finite_are_not_passed_on(make_manifest, audio_session) -> None:
+    audio_session.decode = lambda tokens, noise, phase: (np.full(6, np.nan, np.float32), phase)
+    stream = AudioStream(audio_session, make_manifest().audio, 0)
+    stream.feed(0)
+    with pytest.raises(WandError, match="NaN"):
+        stream.finish()
+
+
+def test_wav_holds_clipped_pcm(tmp_path) -> None:
+    path = tmp_path / "out.wav"
+    with WavWriter(path, 24000) as writer:
+        writer.write(np.array([0, 0.5, -0.5], np.float32))
+        assert not path.exists()
+        writer.write(np.array([1.5, -1.5], np.float32))
+    with wave.open(str(path), "rb") as file:
+        assert (file.getframerate(), file.getnchannels(), file.getsampwidth()) == (24000, 1, 2)
+        assert np.frombuffer(file.readframes(9), "<i2").tolist() == [0, 16384, -16384, 32767, -32767]
+    assert os.listdir(tmp_path) == ["out.wav"]
+
+
+def test_an_empty_wav_is_valid(tmp_path) -> None:
+    with WavWriter(tmp_path / "out.wav", 8000):
+        pass
+    with wave.open(str(tmp_path / "out.wav"), "rb") as file:
+        assert file.getnframes() == 0
+
+
+def test_failure_leaves_the_old_file_and_nothing_else(tmp_path) -> None:
+    path = tmp_path / "out.wav"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), WavWriter(path, 8000) as writer:
+        writer.write(np.zeros(10, np.float32))
+        raise RuntimeError
+    assert os.listdir(tmp_path) == ["out.wav"]
+    assert path.read_text() == "old"
+
+
+def test_a_wav_beyond_its_header_is_refused(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(WavWriter, "MAX_SAMPLES", 10)
+    with pytest.raises(InputError, match="4 GiB"), WavWriter(tmp_path / "out.wav", 8000) as writer:
+        writer.write(np.zeros(11, np.float32))
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize("name", [".", "missing/out.wav"])
+def test_paths_that_cannot_be_files_are_refused(tmp_path, name) -> None:
+    with pytest.raises(InputError), WavWriter(tmp_path / name, 8000):
+        pass
+
+
+def test_a_device_is_never_replaced() -> None:
+    with pytest.raises(InputError, match="not a file"), replacing(Path(os.devnull)):
+        pass

@@ -1,0 +1,225 @@
+"""The loop: tokens, stops and limits, sentences, and when samples come."""
+
+import os
+import wave
+
+import numpy as np
+import pytest
+
+from wand_export.commands.speak import speak
+from wand_export.errors import BundleError, InputError, WandError
+from wand_export.host.sampling import noise
+from wand_export.host.session import StepOutput
+from wand_export.host.speech import Speaker, tokens
+from wand_export.spec.recipe import Sampler as Settings
+
+NO_STOP = 10**9
+
+
+def collect(generation):
+    found = []
+    while True:
+        try:
+            found.append(next(generation)[0])
+        except StopIteration as end:
+            return found, end.value
+
+
+def test_tokens_are_fed_back_until_the_stop(make_bundle, make_session) -> None:
+    bundle = make_bundle()
+    session = make_session(bundle.manifest, stop_at=5)
+    found, stopped = collect(tokens(bundle, session, {"text": [65, 66, 67]}, seed=0))
+    assert stopped
+    assert found == [3, 4, 5, 6, 7]
+    assert session.prefix_len == 4
+    assert [row[:2] for row in session.rows] == [[65, 0], [66, 0], [67, 0], [9, 1]] + [[t, 1] for t in found]
+
+
+def test_hidden_is_the_one_that_the_token_was_picked_from(make_bundle, make_session) -> None:
+    bundle = make_bundle()
+    pairs = list(tokens(bundle, make_session(bundle.manifest, stop_at=3), {"text": [65]}, seed=0))
+    assert [hidden[:2].tolist() for _, hidden in pairs] == [[9, 1], [1, 1], [2, 1]]
+
+
+def test_a_token_is_given_before_the_next_one_is_computed(make_bundle, make_session) -> None:
+    bundle = make_bundle()
+    session = make_session(bundle.manifest)
+    generation = tokens(bundle, session, {"text": [65]}, seed=0)
+    next(generation)
+    assert session.position == session.prefix_len == 2
+
+
+def test_a_new_utterance_simply_starts(make_bundle, make_session) -> None:
+    bundle = make_bundle()
+    session = make_session(bundle.manifest, stop_at=9)
+    first = collect(tokens(bundle, session, {"text": [65]}, seed=0))
+    assert collect(tokens(bundle, session, {"text": [65]}, seed=0)) == first
+
+
+def test_the_limit_ends_an_utterance_and_says_so(make_bundle, make_session) -> None:
+    bundle = make_bundle(stop={"ids": [8], "max_per_text": 3.0, "max_tokens": 50})
+    session = make_session(bundle.manifest, NO_STOP)
+    found, stopped = collect(tokens(bundle, session, {"text": [65, 66]}, seed=0))
+    assert (len(found), stopped) == (6, False)
+    assert session.position == session.prefix_len + 5, "the last token needs no step"
+
+
+def test_the_stop_is_barred_below_the_minimum(make_bundle, make_session) -> None:
+    bundle = make_bundle(stop={"ids": [8], "min_per_text": 4.0, "max_tokens": 50})
+    found, stopped = collect(tokens(bundle, make_session(bundle.manifest, 1), {"text": [65, 66]}, seed=0))
+    assert (len(found), stopped) == (8, True)
+
+
+def test_learned_positions_continue_behind_the_prefix(make_bundle, make_session) -> None:
+    speech = {"rows": 10, "dtype": "float32", "positions": "places"}
+    tables = {
+        "text": {"rows": 128, "dtype": "float32", "positions": None},
+        "speech": speech,
+        "places": {"rows": 4, "dtype": "float32", "positions": None},
+    }
+    bundle = make_bundle(tables=tables)
+    session = make_session(bundle.manifest, NO_STOP)
+    generation = tokens(bundle, session, {"text": [65]}, seed=0)
+    for _ in range(4):
+        next(generation)
+    assert [row[2] for row in session.rows] == [0, 0, 1, 2, 3]
+    with pytest.raises(InputError, match=r"id 4 .*places"):
+        next(generation)
+
+
+def test_the_models_last_position_is_an_error(make_bundle, make_session) -> None:
+    model = make_bundle().manifest.model.model_copy(update={"max_position": 10})
+    bundle = make_bundle(model=model.model_dump())
+    generation = tokens(bundle, make_session(bundle.manifest, NO_STOP), {"text": [65]}, seed=0)
+    with pytest.raises(InputError, match="10 positions"):
+        list(generation)
+
+
+def test_logits_that_are_not_numbers_end_it(make_bundle, make_session) -> None:
+    bundle = make_bundle()
+    session = make_session(bundle.manifest)
+    session._run = lambda rows: StepOutput(np.full(9, np.nan, np.float32), rows[-1])
+    with pytest.raises(WandError, match="NaN"):
+        next(tokens(bundle, session, {"text": [65]}, seed=0))
+
+
+def test_the_seed_decides(make_bundle, make_session) -> None:
+    bundle = make_bundle()
+
+    def run(seed):
+        return collect(tokens(bundle, make_session(bundle.manifest), {"text": [65]}, seed, Settings(temperature=3)))
+
+    assert run(1) == run(1)
+    assert run(1) != run(2)
+
+
+def test_every_sentence_is_an_utterance_of_its_own(make_bundle, make_session, audio_session) -> None:
+    bundle = make_bundle()
+    speaker = Speaker(bundle, make_session(bundle.manifest, stop_at=4), audio_session)
+    pieces = list(speaker.speak(speaker.plan("Ab. Cde."), seed=7))
+    assert [piece.token for piece in pieces] == [3, 4, 5, 6, None, 4, 5, 6, 7, None]
+    assert [piece.sentence for piece in pieces] == [0] * 5 + [1] * 5
+    assert [piece.stopped for piece in pieces] == ([False] * 4 + [True]) * 2
+    assert np.concatenate([piece.samples for piece in pieces]).shape == (16,)
+    second = audio_session.calls[2]
+    assert second[0][:3] == [-1, -1, 4] and second[2] == 0
+    assert np.array_equal(second[1], noise(8, -2, 10))
+
+
+def test_samples_come_before_the_sentence_ends(make_bundle, make_session, audio_session) -> None:
+    bundle = make_bundle()
+    session = make_session(bundle.manifest, NO_STOP)
+    speaker = Speaker(bundle, session, audio_session)
+    pieces = speaker.speak(speaker.plan("Ab."), seed=0)
+    first = next(number for number, piece in enumerate(pieces) if len(piece.samples))
+    assert first == 4, "with the fifth token, the chunk of three has its context of two"
+    assert session.position == session.prefix_len + 4
+
+
+def test_a_sentence_that_does_not_fit_is_refused_before_anything_is_spoken(make_bundle, make_session) -> None:
+    speaker = Speaker(make_bundle(), make_session(make_bundle().manifest), None)
+    with pytest.raises(InputError, match=r"'A sentence too long\.'.* 21 tokens \(12 fit"):
+        speaker.plan("Short. A sentence too long.")
+
+
+def test_a_text_without_sentences_is_refused(make_bundle, make_session) -> None:
+    with pytest.raises(InputError, match="nothing to say"):
+        Speaker(make_bundle(), make_session(make_bundle().manifest), None).plan(" \n ")
+
+
+def test_what_cannot_be_said_is_named(make_bundle, make_session) -> None:
+    speaker = Speaker(make_bundle(), make_session(make_bundle().manifest), None)
+
+    def refuse(text):
+        raise ValueError("cannot say it")
+
+    speaker.text = type("Refusing", (), {"sentences": lambda self, text: [text], "ids": staticmethod(refuse)})()
+    with pytest.raises(InputError, match="'Ab': cannot say it"):
+        speaker.plan("Ab")
+
+
+@pytest.fixture
+def opened(make_bundle, monkeypatch):
+    """A bundle that speak() finds at any path."""
+
+    def set_up(**changes):
+        bundle = make_bundle(**changes)
+        monkeypatch.setattr("wand_export.commands.speak.load_bundle", lambda path: bundle)
+        return bundle
+
+    return set_up
+
+
+def test_speak_writes_samples_and_tokens(opened, tmp_path) -> None:
+    bundle = opened()
+    seen = []
+    wav, ids = tmp_path / "a.wav", tmp_path / "a.npy"
+    result = speak(bundle.path, "Ab. Cde.", wav, tokens_out=ids, progress=lambda *at: seen.append(at))
+    assert np.load(ids).dtype == np.int64
+    assert len(np.load(ids)) == result["tokens"] == 40
+    with wave.open(str(wav)) as file:
+        assert file.getnframes() == 80 == result["audio_seconds"] * 20
+    assert result["schema"] == 1 and result["target"] == "plain" and result["sentences"] == 2
+    assert result["output"] == str(wav) and result["tokens_out"] == str(ids) and result["not_run"] == []
+    assert result["first_audio_ms"] > 0 and result["cut_sentences"] == 0
+    assert 0 < result["lm_real_time_factor"] < result["real_time_factor"]
+    assert seen == sorted(seen) and seen[-1] == (4.0, 1.0)
+
+
+def test_speak_says_how_many_sentences_the_limit_cut(opened, tmp_path) -> None:
+    bundle = opened(stop={"ids": [8], "max_tokens": 5})
+    assert speak(bundle.path, "Ab. Cd.", tmp_path / "a.wav")["cut_sentences"] == 2
+
+
+def test_speak_without_an_audio_decoder_needs_tokens_out(opened, make_manifest, tmp_path) -> None:
+    bundle = opened(audio=make_manifest().audio.model_dump() | {"decoder": None})
+    with pytest.raises(BundleError, match="--tokens-out"):
+        speak(bundle.path, "Ab.", tmp_path / "a.wav")
+    result = speak(bundle.path, "Ab.", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
+    assert result["not_run"] == ["audio: target plain has no audio decoder"]
+    assert result["output"] is None and result["real_time_factor"] is None and result["first_audio_ms"] is None
+    assert result["audio_seconds"] == 2.0 and result["lm_real_time_factor"] > 0
+    assert "a.wav" not in os.listdir(tmp_path)
+
+
+def test_speak_to_tokens_alone_opens_no_audio_decoder(opened, tmp_path) -> None:
+    bundle = opened()
+    result = speak(bundle.path, "Ab.", None, tokens_out=tmp_path / "a.npy")
+    assert result["not_run"] == ["audio: no output was asked for"]
+    assert bundle.audio_opened == 0
+
+
+def test_speak_refuses_a_voice_and_nothing_to_write(opened, tmp_path) -> None:
+    bundle = opened()
+    with pytest.raises(InputError, match="voice 'nova'"):
+        speak(bundle.path, "Ab.", tmp_path / "a.wav", voice="nova")
+    with pytest.raises(InputError, match="nothing to write"):
+        speak(bundle.path, "Ab.", None)
+
+
+def test_speak_leaves_nothing_behind_when_it_fails(opened, tmp_path) -> None:
+    bundle = opened()
+    before = os.listdir(tmp_path)
+    with pytest.raises(InputError, match=r"12 fit"):
+        speak(bundle.path, "Ab. A sentence too long.", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
+    assert os.listdir(tmp_path) == before
