@@ -1,0 +1,116 @@
+"""Speak sentences for the judge: with the teacher voice, with its speech through the codec, or with a checkpoint.
+
+    python models/wren/training/speak.py teacher SENTENCES OUT
+    python models/wren/training/speak.py codec SENTENCES OUT
+    python models/wren/training/speak.py models/wren/teacher SENTENCES OUT
+    python models/wren/training/speak.py models/wren/checkpoint SENTENCES OUT --window 64
+
+A checkpoint runs through transformers' own code with the reference mask, so that no export is judged here.
+"""
+
+import argparse
+import time
+import wave
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import torch
+from corpus import speak as teacher_speech
+from corpus import teacher
+from safetensors.torch import load_file
+from transformers import AutoModelForCausalLM, DynamicCache
+
+from codec import Encoder
+from wand_export.distill.curriculum import HIDDEN
+from wand_export.graph.vocoder import load_vocoder
+from wand_export.host.sampling import Sampler, StopRule, noise
+from wand_export.host.text import Frontend
+from wand_export.layout import sees
+from wand_export.spec.recipe import load_recipe
+
+VOICE = Path(__file__).resolve().parents[1]
+RECIPE = load_recipe(str(VOICE / "recipe.toml"))[0]
+BEGIN = 1025
+
+
+@torch.no_grad()
+def samples(codes: list[int]) -> np.ndarray:
+    """The whole utterance in one chunk: float32 [600 len(codes)] at 24 kHz."""
+    vocoder = load_vocoder(VOICE / "vocoder", chunk=len(codes))
+    config = vocoder.config
+    tokens = torch.full((1, len(codes) + 2 * config.context), -1, dtype=torch.int32)
+    tokens[0, config.context : config.context + len(codes)] = torch.tensor(codes)
+    hiss = torch.tensor(noise(0, -config.edge_samples, config.noise_samples))[None]
+    return vocoder(tokens, hiss, torch.zeros(1))[0][0].numpy()
+
+
+def teacher_speaker(through_codec: bool) -> Callable[[str, int], np.ndarray]:
+    frontend, model = Frontend.load(VOICE / "text"), teacher()
+    encoder = Encoder()
+    if through_codec:
+        state = load_file(VOICE / "codec" / "encoder.safetensors")
+        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+
+    @torch.no_grad()
+    def speak(sentence: str, seed: int) -> np.ndarray:
+        utterance, audio = teacher_speech(model, frontend.phonemes(sentence), np.random.default_rng(seed))
+        return samples(encoder.codes(torch.tensor(utterance["mel"]).float()).tolist()) if through_codec else audio
+
+    return speak
+
+
+def checkpoint_speaker(folder: Path, window: int | None) -> Callable[[str, int], np.ndarray]:
+    frontend = Frontend.load(VOICE / "text")
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, attn_implementation="sdpa").eval()
+    head_ids = np.array(RECIPE.head.ids())
+
+    @torch.no_grad()
+    def speak(sentence: str, seed: int) -> np.ndarray:
+        text = frontend.ids(sentence)
+        prefix = [*text, BEGIN]
+        sampler, stop, cache = Sampler(RECIPE.sampler, seed), StopRule(RECIPE.stop, len(text)), DynamicCache()
+        rows, generated = prefix, list[int]()
+        while len(generated) < stop.maximum:
+            first = len(prefix) + len(generated) - len(rows)
+            query = torch.arange(first, first + len(rows))[:, None]
+            key = torch.arange(first + len(rows))[None]
+            seen = sees(query, key, len(prefix), window or first + len(rows))
+            mask = torch.zeros(seen.shape).masked_fill(~seen, HIDDEN)[None, None]
+            logits = model(torch.tensor([rows]), attention_mask=mask, past_key_values=cache).logits[0, -1, head_ids]
+            token = sampler.pick(logits.numpy(), head_ids, stop.banned(len(generated)), generated)
+            if token in stop.ids:
+                break
+            generated.append(token)
+            rows = [token]
+        return samples(generated)
+
+    return speak
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("speaker", help="teacher, codec, or the folder of a checkpoint")
+    parser.add_argument("sentences", type=Path)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--window", type=int, help="speak under this window; without it, with full attention")
+    parser.add_argument("--threads", type=int, default=2)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    if options.speaker in ("teacher", "codec"):
+        speak = teacher_speaker(options.speaker == "codec")
+    else:
+        speak = checkpoint_speaker(Path(options.speaker), options.window)
+    options.out.mkdir(parents=True, exist_ok=True)
+    seconds, began = 0.0, time.perf_counter()
+    for index, sentence in enumerate(options.sentences.read_text(encoding="utf-8").splitlines()):
+        audio = speak(sentence, index)
+        seconds += len(audio) / RECIPE.audio.sample_rate
+        with wave.open(str(options.out / f"{index:03d}.wav"), "wb") as file:
+            file.setparams((1, 2, RECIPE.audio.sample_rate, 0, "NONE", ""))
+            file.writeframes((np.clip(audio, -1, 1) * 32767).astype("<i2").tobytes())
+    print(f"{seconds:.1f} s of speech in {time.perf_counter() - began:.1f} s")
+
+
+if __name__ == "__main__":
+    main()
