@@ -42,7 +42,8 @@ class Utterances:
                     tensors.get_tensor(name) for name in ("tokens", "offsets", "prefix_len")
                 )
         except (SafetensorError, OSError) as error:
-            raise InputError(file, f"no token file: {error}", "see wand_export/distill/data.py for its tensors") from error
+            fix = "see wand_export/distill/data.py for its tensors"
+            raise InputError(file, f"no token file: {error}", fix) from error
         self.tokens = tokens.astype(np.int64)
         self.lengths = np.diff(self.offsets)
         fits = self.prefix_len.shape == self.lengths.shape and len(self.lengths) > 0

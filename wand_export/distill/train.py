@@ -78,7 +78,8 @@ class Trainer:
         self.config, self.state = config, state
         self.utterances = Utterances(config.data)
         if config.held_out >= len(self.utterances):
-            raise InputError(config.data, f"{len(self.utterances)} utterances, {config.held_out} held out", "lower held_out")
+            found = f"{len(self.utterances)} utterances, {config.held_out} held out"
+            raise InputError(config.data, found, "lower held_out")
         self.held_out = list(range(config.held_out))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.teacher, self.student = (self._load_teacher() for _ in range(2))
@@ -94,7 +95,8 @@ class Trainer:
                 self.config.teacher, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
             )
         except (OSError, ValueError) as error:
-            raise InputError(self.config.teacher, f"no checkpoint: {error}", "give a folder that transformers reads") from error
+            fix = "give a folder that transformers reads"
+            raise InputError(self.config.teacher, f"no checkpoint: {error}", fix) from error
         return model.to(self.device).eval()
 
     def train(self) -> Iterator[dict[str, Any]]:
@@ -153,9 +155,14 @@ class Trainer:
     def scores(self) -> dict[str, dict[str, float]]:
         """Held-out scores: the teacher, the teacher under the window without fine-tuning, the student."""
         window = self.config.window
-        judged = {"teacher": (self.teacher, None), "untuned": (self.teacher, window), "student": (self.student, window)}
+
+        def score(model: nn.Module, limit: int | None) -> dict[str, float]:
+            return asdict(evaluate(model, self.utterances, self.held_out, limit))
+
         return {
-            name: asdict(evaluate(model, self.utterances, self.held_out, limit)) for name, (model, limit) in judged.items()
+            "teacher": score(self.teacher, None),
+            "untuned": score(self.teacher, window),
+            "student": score(self.student, window),
         }
 
     def _resume(self) -> None:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 from wand_export.errors import BundleError
 
-_PIECES = re.compile(r"[a-z]+(?:'[a-z]+)*|\d+(?:,\d{3})*(?!\d)(?:\.\d+)?|\d+|[^a-z\d]")
+_NUMBER = r"\d+(?:,\d{3})*(?!\d)(?:\.\d+)?"
+_PIECES = re.compile(rf"[a-z]+(?:'[a-z]+)*|{_NUMBER}|\d+|[^a-z\d]")
 _LARGEST = 10**9
 _STRESS = "ˈ"
 _SIBILANT, _VOICELESS = tuple("szʃʒʧʤ"), tuple("ptkfθ")
@@ -121,11 +122,12 @@ class Frontend:
         sayable = set(self.punctuation + "'").union(self.currencies, *(old for old, _ in self.replace))
         lower = text.lower()
         for index, character in enumerate(lower):
-            if not (character.isascii() and character.isalnum() or character.isspace() or character in sayable):
+            plain = character.isascii() and character.isalnum()
+            if not (plain or character.isspace() or character in sayable):
                 known = f"letters, digits and {' '.join(sorted(sayable - {' '}))}"
                 raise TextError(f"cannot say {character!r} (character {index}): this voice knows {known}")
         for sign, name in self.currencies.items():
-            lower = re.sub(rf"{re.escape(sign)}\s*(\d+(?:,\d{{3}})*(?:\.\d+)?)", rf"\1 {name} ", lower).replace(sign, f" {name} ")
+            lower = re.sub(rf"{re.escape(sign)}\s*({_NUMBER})", rf"\1 {name} ", lower).replace(sign, f" {name} ")
         for old, new in self.replace:
             lower = lower.replace(old, new)
         return lower

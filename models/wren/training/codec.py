@@ -1,4 +1,4 @@
-"""Train the speech codec: mel spectrum -> one of 1024 codes, 40 a second -> the acoustic features that a vocoder speaks.
+"""Train the speech codec: mel spectrum -> one of 1024 codes, 40 a second -> features that a vocoder speaks.
 
     python models/wren/training/codec.py train CORPUS STATE      L1 on the teacher's features; resumes from STATE
     python models/wren/training/codec.py save STATE               writes models/wren/vocoder and models/wren/codec
@@ -172,7 +172,8 @@ def tokens(corpus: Path, state: Path, out: Path) -> None:
         mels = np.split(shard["mel"], np.cumsum(shard["mel_len"])[:-1])
         ends = np.cumsum(shard["ids_len"])[:-1]
         said = json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))
-        for text, mel, ids, dur in zip(said, mels, np.split(shard["ids"], ends), np.split(shard["dur"], ends), strict=True):
+        all_ids, all_durations = np.split(shard["ids"], ends), np.split(shard["dur"], ends)
+        for text, mel, ids, dur in zip(said, mels, all_ids, all_durations, strict=True):
             codes = encoder.codes(torch.tensor(mel).float()).numpy()
             phoneme = np.repeat(np.arange(len(dur)), dur)[: len(codes)]
             lead = max(0, int(dur[0]) - QUIET)

@@ -7,6 +7,7 @@ Pronunciations come from hibari-tts, whose lexicon is that of misaki (both Apach
 import argparse
 import json
 import re
+import string
 from pathlib import Path
 
 import wordfreq
@@ -17,7 +18,8 @@ PUNCTUATION = ".,!?;:"
 REPLACE = [
     ["\u2019", "'"], ["\u2018", "'"], ["\u201c", ""], ["\u201d", ""], ['"', ""], ["\u2026", "..."],
     ["\u2014", ", "], ["\u2013", ", "], ["--", ", "], ["(", ", "], [")", ", "], ["-", " "], ["/", " "],
-    ["&", " and "], ["%", " percent "], ["+", " plus "], ["=", " equals "], ["@", " at "], ["\u00e9", "e"], ["\u00e8", "e"], ["\u00ea", "e"],
+    ["&", " and "], ["%", " percent "], ["+", " plus "], ["=", " equals "], ["@", " at "],
+    ["\u00e9", "e"], ["\u00e8", "e"], ["\u00ea", "e"],
     ["\u00e0", "a"], ["\u00e2", "a"], ["\u00e7", "c"], ["\u00ef", "i"], ["\u00f4", "o"], ["\u00f6", "o"],
     ["\u00fc", "u"], ["\u00f1", "n"],
 ]  # fmt: skip
@@ -29,10 +31,10 @@ CURRENCIES = {"$": "dollars", "\u00a3": "pounds", "\u20ac": "euros"}
 VOWELS = "AIOWYiuæɐɑɔəɛɜɪʊʌᵊᵻ"
 MAX_WORDS = 20
 """A longer sentence is spoken in parts: the voice learned utterances of up to about eight seconds."""
-ONES = (
-    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
-    "eighteen nineteen"
-).split()
+ONES = [
+    "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
+    "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen",
+]  # fmt: skip
 TENS = ["", "", "twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety"]
 SCALES = ["hundred", "thousand", "million"]
 REDUCED = {
@@ -61,7 +63,8 @@ def main() -> None:
     words = parser.parse_args().words
     teacher = Hibari()
     frequent = [w for w in wordfreq.top_n_list("en", 4 * words) if re.fullmatch(r"[a-z]+('[a-z]+)*", w)][:words]
-    needed = {"point", *CURRENCIES.values(), *ONES, *filter(None, TENS), *SCALES, *" ".join(ABBREVIATIONS.values()).split(), *"abcdefghijklmnopqrstuvwxyz"}
+    needed = {"point", *CURRENCIES.values(), *ONES, *filter(None, TENS), *SCALES, *string.ascii_lowercase}
+    needed.update(*(spoken.split() for spoken in ABBREVIATIONS.values()))
     lexicon = {}
     for word in sorted({*frequent, *needed}):
         spoken = teacher.phonemize(word)
@@ -74,8 +77,8 @@ def main() -> None:
     symbols = {c: FIRST_SYMBOL + i for i, c in enumerate([" ", *PUNCTUATION, *letters])}
     tables = {
         "replace": REPLACE, "abbreviations": ABBREVIATIONS, "ones": ONES, "tens": TENS, "scales": SCALES,
-        "currencies": CURRENCIES, "point": "point", "graphemes": GRAPHEMES, "vowels": VOWELS, "punctuation": PUNCTUATION,
-        "max_words": MAX_WORDS, "symbols": symbols,
+        "currencies": CURRENCIES, "point": "point", "graphemes": GRAPHEMES, "vowels": VOWELS,
+        "punctuation": PUNCTUATION, "max_words": MAX_WORDS, "symbols": symbols,
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
     (folder / "text.json").write_text(json.dumps(tables, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

@@ -29,8 +29,9 @@ IGNORED = -100
 
 CONFIG = LlamaConfig(
     vocab_size=VOCABULARY, hidden_size=256, num_hidden_layers=5, num_attention_heads=4, num_key_value_heads=2,
-    head_dim=64, intermediate_size=768, rms_norm_eps=1e-6, rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
-    max_position_embeddings=2048, tie_word_embeddings=False, bos_token_id=1025, eos_token_id=END, pad_token_id=END,
+    head_dim=64, intermediate_size=768, rms_norm_eps=1e-6, max_position_embeddings=2048,
+    rope_parameters={"rope_type": "default", "rope_theta": 10000.0}, tie_word_embeddings=False, bos_token_id=1025,
+    eos_token_id=END, pad_token_id=END,
 )  # fmt: skip
 
 

@@ -16,12 +16,12 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from codec import Encoder
 from corpus import speak as teacher_speech
 from corpus import teacher
 from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, DynamicCache
 
-from codec import Encoder
 from wand_export.distill.curriculum import HIDDEN
 from wand_export.graph.vocoder import load_vocoder
 from wand_export.host.sampling import Sampler, StopRule, noise
