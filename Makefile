@@ -6,7 +6,7 @@
 
 PYTHON ?= python3
 BIN := .venv/bin
-PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq -c constraints.txt
+PIP := $(BIN)/python -m pip --disable-pip-version-check install -qq --no-compile -c constraints.txt
 INPUTS := pyproject.toml constraints.txt wand_export/__init__.py
 DEMO := build/demo
 VOICE := models/wren/checkpoint
