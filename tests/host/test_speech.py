@@ -126,6 +126,15 @@ def test_every_sentence_is_an_utterance_of_its_own(make_bundle, make_session, au
     assert np.array_equal(second[1], noise(8, -2, 10))
 
 
+def test_equal_sentences_are_drawn_apart(make_bundle, make_session) -> None:
+    bundle = make_bundle(sampler={"temperature": 3.0})
+    speaker = Speaker(bundle, make_session(bundle.manifest), None)
+    pieces = list(speaker.speak(speaker.plan("Ab. Ab."), seed=0))
+    first, second = ([piece.token for piece in pieces if piece.sentence == k] for k in (0, 1))
+    assert first != second
+    assert second == [piece.token for piece in speaker.speak(speaker.plan("Ab."), seed=1)]
+
+
 def test_samples_come_before_the_sentence_ends(make_bundle, make_session, audio_session) -> None:
     bundle = make_bundle()
     session = make_session(bundle.manifest, NO_STOP)

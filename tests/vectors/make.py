@@ -76,7 +76,7 @@ class Watched(Sampler):
 
     margin = 1.0
 
-    def _draw(self, scores: Any, top_p: float) -> int:
+    def _row(self, scores: Any, top_p: float) -> int:
         sums = np.cumsum(np.exp(scores - scores[0]))
         self.margin = min(self.margin, *np.abs(sums / sums[-1] - top_p)) if top_p < 1 else self.margin
         if top_p < 1:
@@ -84,7 +84,7 @@ class Watched(Sampler):
         after = SplitMix64(0)
         after._state = self._random._state
         self.margin = min(self.margin, *np.abs(sums[:-1] / sums[-1] - after.uniform()), 1.0)
-        return super()._draw(scores, top_p)
+        return super()._row(scores, top_p)
 
 
 SAMPLED = [
