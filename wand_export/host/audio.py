@@ -45,7 +45,8 @@ class AudioStream:
         """
         code = token - self._audio.first_id
         if not 0 <= code < self._audio.codes:
-            raise BundleError("manifest.json", f"generated id {token} is no audio code", "export the bundle again")
+            fix = "its recipe's head should keep audio codes and stops alone"
+            raise BundleError("manifest.json", f"generated id {token} is no audio code", fix)
         self._codes.append(code)
         self._fed += 1
         if len(self._codes) < self._decoder.chunk + 2 * self._decoder.context:
