@@ -217,6 +217,8 @@ BENCHED = {
 INSPECTED = {
     "family": "wren",
     "window": 32,
+    "parameters": 12_345_678,
+    "targets": {"onnx-int4": {"bytes": 5_000_000, "precision": {"mlp": "int4-b32"}, "files": ["decoder.onnx"]}},
     "kv_bytes": {"formula": "f", "dtype": "float32", "prefix_len": 96, "wand": 2_000_000, "full": {"1000": 16_000_000}},
 }
 EXPORTED = {
@@ -232,7 +234,7 @@ EXPORTED = {
     [
         ("verify b", VERIFIED, ["onnx-fp32", "102", "passed", "not run"]),
         ("bench b", BENCHED, ["a CPU", "20 GB/s", "1.25", "9.75 at 4096", "12.3 MB"]),
-        ("inspect b", INSPECTED, ["wren", "1000", "2 MB", "16 MB"]),
+        ("inspect b", INSPECTED, ["wren", "12,345,678", "5 MB", "mlp int4-b32", "1000", "2 MB", "16 MB"]),
         ("export c -o b --target t", EXPORTED, ["5 MB", "31.2", "below threshold", "never tuned for [this] window"]),
         ("speak b hello", {"seconds": 1.5, "sentences": [{"text": "hello", "seconds": 1.5}]}, ["1.5", "hello"]),
         ("distill c.toml", {"checkpoint": "x", "final_loss": None}, ["final loss", "-"]),

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-PIPE_WIDTH = 140
+PIPE_WIDTH = 160
 """Columns of a table that is not shown on a terminal."""
 
 
@@ -100,14 +100,19 @@ def _export(result: dict[str, Any]) -> list["Table"]:
 
 
 def _inspect(result: dict[str, Any]) -> list["Table"]:
-    kv = result.get("kv_bytes") or {}
-    table = _pairs({key: value for key, value in result.items() if key not in ("schema", "kv_bytes")})
-    if not kv:
-        return [table]
-    memory = _table("generated tokens", "KV today", "KV with WAND", title=f"KV cache, {kv.get('dtype')}")
-    for tokens, size in (kv.get("full") or {}).items():
-        memory.add_row(str(tokens), _bytes(size), _bytes(kv.get("wand")))
-    return [table, memory]
+    kv, targets = result.get("kv_bytes") or {}, result.get("targets") or {}
+    tables = [_pairs({key: value for key, value in result.items() if key not in ("schema", "kv_bytes", "targets")})]
+    if targets:
+        table = _table("target", "file", "precision", title="artifacts")
+        for target, artifact in targets.items():
+            table.add_row(target, _bytes(artifact.get("bytes")), _cell("", artifact.get("precision")))
+        tables.append(table)
+    if kv:
+        table = _table("generated tokens", "KV today", "KV with WAND", title=f"KV cache, {kv.get('dtype')}")
+        for tokens, size in (kv.get("full") or {}).items():
+            table.add_row(str(tokens), _bytes(size), _bytes(kv.get("wand")))
+        tables.append(table)
+    return tables
 
 
 def _verify(result: dict[str, Any]) -> list["Table"]:
@@ -120,7 +125,7 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
             row["target"],
             str(row.get("how")).replace("_", " "),
             _number(row.get("steps")),
-            _number(row.get("psnr_db"), "identical" if row.get("steps") else "-"),
+            _number(row.get("psnr_db"), "identical" if row.get("max_abs_dlogit") == 0 else "-"),
             _number(row.get("max_abs_dlogit")),
             _number(row.get("kl")),
             _number(row.get("top1_agreement")),
@@ -135,7 +140,7 @@ def _bench(result: dict[str, Any]) -> list["Table"]:
     speed = machine.get("bandwidth_bytes_per_s")
     title = f"{machine.get('cpu', 'this machine')}, {machine.get('threads')} threads, {_bytes(speed)}/s"
     columns = "step ms early", "middle", "late", "late/early", "twin", "floor", "x floor"
-    more = "first audio ms", "RTF", "peak", "file", "KV"
+    more = "first audio ms", "RTF", "RTF of LM", "peak", "file", "KV"
     table = _table("target", *columns, *more, title=title)
     for row in result.get("artifacts", []):
         steps = row.get("step_ms") or {}
@@ -147,8 +152,7 @@ def _bench(result: dict[str, Any]) -> list["Table"]:
             "\n".join(f"{_number(ms)} at {tokens}" for tokens, ms in twin.items()) or "-",
             _number(row.get("floor_ms")),
             _number(row.get("floor_ratio")),
-            _number(row.get("first_audio_ms")),
-            _number(row.get("real_time_factor") or row.get("lm_real_time_factor")),
+            *(_number(row.get(key)) for key in ("first_audio_ms", "real_time_factor", "lm_real_time_factor")),
             *(_bytes(row.get(key)) for key in ("peak_bytes", "artifact_bytes", "kv_bytes")),
         )
     return [table]
@@ -196,6 +200,8 @@ def _number(value: Any, missing: str = "-") -> str:
         return missing
     if isinstance(value, bool):
         return "yes" if value else "no"
+    if isinstance(value, int):
+        return f"{value:,}"
     return f"{value:.3g}" if isinstance(value, float) and abs(value) < 1000 else str(value).replace("[", r"\[")
 
 

@@ -7,7 +7,6 @@ import typer
 from wand_export.errors import InputError, WandError
 
 EXTRAS = {
-    "accelerate": "train",
     "coremltools": "coreml",
     "executorch": "executorch",
     "huggingface_hub": "export",
