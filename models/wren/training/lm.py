@@ -23,7 +23,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 CODES, END = 1024, 1024
 VOCABULARY = 1088
 GUIDED_LAYER, GUIDE_WEIGHT, CORRUPTED = 2, 0.3, 0.08
-RATE, MUON_RATE, WARM_UP = 1.5e-3, 2e-3, 60
+RATE, WARM_UP = 1.5e-3, 60
 HELD_OUT = 128
 IGNORED = -100
 
@@ -96,24 +96,16 @@ class Guide:
         return -scores.gather(2, guides.clamp(min=0)[..., None])[..., 0][guided].mean()
 
 
-def optimizers(model: LlamaForCausalLM) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the layers, AdamW for the rest."""
-    matrices = [p for p in model.model.layers.parameters() if p.dim() == 2]
-    rest = [p for p in model.parameters() if all(p is not m for m in matrices)]
-    muon = torch.optim.Muon(matrices, lr=MUON_RATE, weight_decay=0.02, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.AdamW(rest, lr=RATE, betas=(0.9, 0.95), weight_decay=0.02)]
-
-
 def train(corpus: Corpus, state: Path, steps: int, batch_tokens: int) -> None:
     torch.manual_seed(0)
     model = LlamaForCausalLM(CONFIG)
-    guide, (muon, adamw) = Guide(model), optimizers(model)
+    guide = Guide(model)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.02)
     step = 0
     if state.exists():
         saved = torch.load(state, weights_only=True)
         model.load_state_dict(saved["model"])
-        muon.load_state_dict(saved["muon"])
-        adamw.load_state_dict(saved["adamw"])
+        optimizer.load_state_dict(saved["optimizer"])
         step = saved["step"]
     model.train()
     queue: list[list[int]] = []
@@ -123,22 +115,21 @@ def train(corpus: Corpus, state: Path, steps: int, batch_tokens: int) -> None:
         queue = queue or corpus.batches(batch_tokens, rng)
         inputs, targets, guides = corpus.collate(queue.pop(), rng)
         scale = min(1, (step + 1) / WARM_UP) * min(1.0, max(0.02, (1 - step / steps) / 0.5))
-        muon.param_groups[0]["lr"], adamw.param_groups[0]["lr"] = MUON_RATE * scale, RATE * scale
+        optimizer.param_groups[0]["lr"] = RATE * scale
         logits = model(input_ids=inputs, use_cache=False).logits
         loss = F.cross_entropy(logits.flatten(0, 1), targets.flatten(), ignore_index=IGNORED)
         guided = guide.loss(guides)
         model.zero_grad()
         (loss + GUIDE_WEIGHT * guided).backward()
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        muon.step()
-        adamw.step()
+        optimizer.step()
         seen.append((loss.item(), guided.item()))
         step += 1
         if step % 50 == 0:
             means = np.mean(seen[-50:], axis=0)
             print(step, f"{time.time() - began:.0f} s, loss {means[0]:.3f}, guide {means[1]:.3f}", flush=True)
         if step % 100 == 0 or step == steps:
-            saved = {"model": model.state_dict(), "muon": muon.state_dict(), "adamw": adamw.state_dict(), "step": step}
+            saved = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "step": step}
             torch.save(saved, state.with_suffix(".tmp"))
             state.with_suffix(".tmp").rename(state)
 

@@ -1,0 +1,163 @@
+"""Sentences of 3 to 8 seconds to train on: own templates over word lists, strings of frequent words, and verses.
+
+    python models/wren/training/sentences.py --count 12500 --verses verses.txt > sentences.txt
+"""
+
+import argparse
+import random
+import re
+from pathlib import Path
+
+import wordfreq
+
+NOUNS = (
+    "dog cat man woman girl boy house river tree car door table book letter king queen bird horse city road child "
+    "teacher doctor farmer ship train garden window kitchen morning night winter summer friend brother sister mother "
+    "father village mountain island forest market bridge school church stone fire water wind snow rain sun moon star "
+    "cloud hat coat shoe bag box cup plate knife bread apple cheese egg fish cow sheep rope nail fence board clay "
+    "bucket basket candle lamp chair bench blanket pillow ladder hammer wheel engine wagon boat harbor beach shore "
+    "valley hill field meadow barn cellar attic roof wall floor corner street square tower castle store shop bank "
+    "office paper pencil picture painting song dance story poem game ball stick leaf branch root seed flower grass "
+    "weed berry peach pear plum grape lemon onion carrot potato soup stew pie cake sugar salt pepper butter cream "
+    "milk coffee tea wine juice glass bottle jar pot pan spoon fork cloth shirt dress skirt glove scarf boot sock "
+    "ring chain crown coin purse gift parcel map clock bell drum flute piano violin judge lawyer nurse sailor soldier "
+    "pilot driver baker cook clerk guard thief hunter singer dancer writer artist student captain colonel neighbor "
+    "stranger crowd team club party meeting lesson answer question problem reason chance plan idea dream promise "
+    "secret surprise mistake accident journey trip holiday weather storm thunder lightning fog frost ice sand dust "
+    "smoke steam oil gas coal iron steel copper gold silver wood leather wool cotton silk rubber plastic paint"
+).split()
+ADJECTIVES = (
+    "big small red blue green old young happy sad quick slow warm cold dark bright quiet loud heavy light strong weak "
+    "kind brave clever tall short new empty full clean dirty hungry thirsty gentle wild soft hard sweet bitter narrow "
+    "wide deep smooth rough sharp dull round square thick thin fresh stale ripe raw rich poor cheap costly rare common "
+    "strange famous lonely friendly angry calm busy lazy tired eager proud humble honest broken hidden frozen golden "
+    "silver wooden distant nearby ancient modern pale vivid crisp damp dry muddy dusty sunny rainy foggy steep flat"
+).split()
+VERBS = (
+    "saw found took left lost made kept held moved carried followed watched opened closed painted cleaned washed "
+    "bought sold broke fixed pushed pulled liked loved wanted needed heard met called chose drew drove threw caught "
+    "hid shook tore wore built burned covered crossed dragged dropped filled folded gathered hung lifted loaded marked "
+    "packed placed planted poured raised reached sewed shaped split spread stirred stole struck tied touched turned"
+).split()
+MOVES = (
+    "walked ran slept waited laughed cried smiled stopped stood sat turned jumped fell sang danced spoke listened "
+    "worked played hurried wandered climbed slipped slid rolled drifted rested knelt whispered shouted arrived"
+).split()
+PLACES = "in near behind under over across beside by inside past from around above below along through".split()
+ADVERBS = (
+    "slowly quickly quietly gently suddenly carefully often always never again today yesterday early late together alone"
+).split()
+OPENERS = [
+    "in the morning", "last week", "after lunch", "when the rain stopped", "at the end of the day", "as we all know",
+    "to be honest", "on the way home", "a few years ago", "before the sun came up", "every now and then", "of course",
+    "this afternoon", "in the middle of the night", "as soon as possible", "for the first time", "in those days",
+]  # fmt: skip
+CLAUSES = [
+    "because {s}", "while {s}", "but {s}", "and {s}", "so {s}", "although {s}", "when {s}", "before {s}", "after {s}",
+    "if {s}", "until {s}", "and then {s}", "which is why {s}",
+]  # fmt: skip
+NUMBERS = (
+    "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
+    "eighteen nineteen twenty thirty forty fifty sixty seventy eighty ninety hundred thousand million"
+).split()
+DAYS = (
+    "January February March April May June July August September October November December Monday Tuesday Wednesday "
+    "Thursday Friday Saturday Sunday"
+).split()
+ORDINALS = "first second third fourth fifth tenth twelfth twentieth thirtieth".split()
+COMMANDS = ["turn on", "turn off", "set", "play", "stop", "start", "show", "read", "send", "cancel", "open", "close"]
+REQUESTS = [
+    "can you", "please", "do not", "will they", "we should", "I would like to", "she wants to", "he tried to", "let us",
+    "you must", "could you", "they plan to", "I had to", "nobody wants to", "it is easy to", "remember to",
+]  # fmt: skip
+ACTIONS = [
+    "open", "close", "find", "bring", "take", "move", "clean", "call", "watch", "follow", "help", "show me", "give me",
+    "look at", "think about", "talk about", "write about", "pay for", "ask for", "wait for", "listen to", "cut", "fold",
+]  # fmt: skip
+
+
+class Writer:
+    """Writes random sentences from a seed."""
+
+    def __init__(self, seed: int) -> None:
+        self.random = random.Random(seed)
+        self.words = [w for w in wordfreq.top_n_list("en", 20000) if re.fullmatch(r"[a-z]{2,}", w)]
+        self.weights = [1 / (rank + 60) ** 0.65 for rank in range(len(self.words))]
+
+    def any(self, choices: list[str]) -> str:
+        return self.random.choice(choices)
+
+    def noun(self) -> str:
+        """Most come from the list, the others from all frequent words, for the sake of their sounds."""
+        return self.any(NOUNS) if self.random.random() < 0.6 else self.frequent(1)
+
+    def frequent(self, count: int) -> str:
+        return " ".join(self.random.choices(self.words, self.weights, k=count))
+
+    def thing(self) -> str:
+        start = self.any("the the the a this that my your his her our their every some one no".split())
+        adjective = self.any(ADJECTIVES) + " " if self.random.random() < 0.5 else ""
+        return f"{start} {adjective}{self.noun()}"
+
+    def clause(self) -> str:
+        """One plain statement, request, list or string of words."""
+        kind = self.random.random()
+        if kind < 0.3:
+            return f"{self.thing()} {self.any(VERBS)} {self.thing()}"
+        if kind < 0.45:
+            return f"{self.thing()} {self.any(MOVES)} {self.any(PLACES)} the {self.noun()}"
+        if kind < 0.55:
+            return f"{self.thing()} of {self.noun()} {self.any(['is', 'was', 'seems', 'looked'])} {self.any(ADJECTIVES)}"
+        if kind < 0.64:
+            return f"{self.any(REQUESTS)} {self.any(ACTIONS)} {self.thing()}"
+        if kind < 0.68:
+            return f"{self.any(COMMANDS)} the {self.frequent(1)} at {self.any(NUMBERS)} on {self.any(DAYS)}"
+        if kind < 0.72:
+            return " ".join(self.random.choices(NUMBERS, k=self.random.randint(3, 6)))
+        if kind < 0.76:
+            date = f"{self.any(DAYS)} the {self.any(ORDINALS)}"
+            return f"we met on {date} with {self.random.randint(2, 999)} {self.noun()}s"
+        return self.frequent(self.random.randint(4, 8))
+
+    def sentence(self) -> str:
+        """8 to 22 words, one or two sentences."""
+        while True:
+            text = self.clause()
+            if self.random.random() < 0.3:
+                text = f"{self.any(OPENERS)}, {text}"
+            if self.random.random() < 0.3:
+                text += " " + self.any(ADVERBS)
+            ending = self.any([".", ".", ".", ".", "!", "?"])
+            while len(text.split()) < 8 or self.random.random() < 0.35:
+                if self.random.random() < 0.6:
+                    text += self.any([", ", " "]) + self.any(CLAUSES).format(s=self.clause())
+                else:
+                    text += ". " + self.clause().capitalize()
+            if len(text.split()) <= 22:
+                return text[0].upper() + text[1:] + ending
+
+
+def verses(file: Path) -> list[str]:
+    """Lines of 8 to 22 words of a public-domain text."""
+    lines = (re.sub(r"^[^A-Z]*", "", line.strip()) for line in file.read_text(encoding="utf-8").splitlines())
+    return [line for line in lines if 8 <= len(line.split()) <= 22]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--count", type=int, default=12500)
+    parser.add_argument("--verses", type=Path, help="a public-domain text, one verse a line")
+    parser.add_argument("--seed", type=int, default=1)
+    options = parser.parse_args()
+    writer = Writer(options.seed)
+    texts = {writer.sentence() for _ in range(options.count)}
+    if options.verses:
+        found = verses(options.verses)
+        texts |= set(writer.random.sample(found, min(len(found), options.count // 6)))
+    ordered = sorted(texts)
+    writer.random.shuffle(ordered)
+    print("\n".join(ordered))
+
+
+if __name__ == "__main__":
+    main()

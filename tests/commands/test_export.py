@@ -1,0 +1,157 @@
+"""wand export, verify, inspect and speak as a user calls them, and what bad input leaves behind: nothing."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from wand_export.commands.export import export
+from wand_export.commands.inspect import inspect
+from wand_export.commands.speak import speak
+from wand_export.commands.verify import verify
+from wand_export.errors import InputError, ParityError
+from wand_export.host.bundle import load_bundle
+from wand_export.spec.schema import shipped
+
+
+def wand(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "wand_export.cli", *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, **options)  # type: ignore[call-overload]
+
+
+def left_in(folder: Path) -> list[str]:
+    return sorted(p.name for p in folder.iterdir())
+
+
+def test_the_ladder(exported: Path, tiny: Path) -> None:
+    result = verify(exported, tiny / "checkpoint")
+    assert result["ok"] and result["decoder"]["psnr_db"] > 100
+    exact, int8, int4 = result["artifacts"]
+    assert exact["psnr_db"] > 100 and exact["greedy_equal"] and exact["steps"] >= 4 * 8
+    assert int8["psnr_db"] > int4["psnr_db"] > 20
+    assert set(int4["components"]) == {"attention", "mlp", "head"} and not exact["components"]
+    assert all(c["psnr_db"] > int4["psnr_db"] - 3 for c in int4["components"].values())
+
+
+def test_the_selftest_without_a_checkpoint(exported: Path) -> None:
+    result = verify(exported)
+    assert result["ok"] and [a["how"] for a in result["artifacts"]] == ["ran"] * 3
+    assert all(a["psnr_db"] is None and a["steps"] > 8 for a in result["artifacts"])
+
+
+def test_verify_wants_the_same_checkpoint(exported: Path, tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny / "checkpoint", tmp_path / "other")
+    from safetensors.torch import load_file, save_file
+
+    tensors = load_file(tmp_path / "other" / "model.safetensors")
+    tensors["head.bias"] += 1
+    save_file(tensors, tmp_path / "other" / "model.safetensors")
+    with pytest.raises(InputError, match="not the checkpoint"):
+        verify(exported, tmp_path / "other")
+
+
+def test_inspect(exported: Path, tiny: Path) -> None:
+    bundle, checkpoint = inspect(exported), inspect(tiny / "checkpoint")
+    assert bundle["kv_bytes"] == checkpoint["kv_bytes"]
+    assert bundle["kv_bytes"]["wand"] == 32 * 2 * 2 * 2 * 16 * 4 and bundle["kv_bytes"]["dtype"] == "float32"
+    assert (checkpoint["window"], checkpoint["head_rows"], checkpoint["layers"]) == (8, 35, 2)
+
+
+def test_speech_is_reproducible_and_long_text_is_chunked(exported: Path, tmp_path: Path) -> None:
+    text = "A cab, a bad cab. A bad bad cab.\nA cab."
+    results = [
+        speak(exported, text, tmp_path / f"{n}.wav", target="onnx-fp32", seed=5, threads=1, tokens_out=tmp_path / f"{n}.npy")
+        for n in "ab"
+    ]
+    assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
+    assert len(np.load(tmp_path / "a.npy")) == results[0]["tokens"] > 0
+    assert results[0]["sentences"] == 3
+
+
+@pytest.mark.parametrize(("text", "words"), [("", "nothing to say"), ("\u4f60", "\u4f60"), ("cab " * 29 + "cab", "prefix of")])
+def test_texts_that_cannot_be_said(exported: Path, tmp_path: Path, text: str, words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        speak(exported, text, tmp_path / "out.wav")
+    assert left_in(tmp_path) == []
+
+
+def test_an_existing_output_is_refused(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").mkdir()
+    done = wand("export", tiny / "checkpoint", "-o", tmp_path / "out", "--target", "onnx-fp32")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "already exists" in done.stderr
+    assert left_in(tmp_path / "out") == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--target", "onnx-int3"], "onnx-int3"),
+        (["--target", "onnx-fp32", "--window", "0"], "must be at least 1"),
+        (["--target", "onnx-fp32", "--layers", "1"], "--random-weights"),
+        (["--target", "onnx-fp32", "--recipe", "nobody"], "nobody"),
+    ],
+)
+def test_refused_arguments(tiny: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
+    done = wand("export", tiny / "checkpoint", "-o", tmp_path / "out", *arguments, "--json")
+    assert done.returncode == 2 and words in json.loads(done.stdout)["error"]["value"] + json.loads(done.stdout)["error"]["file"]
+    assert left_in(tmp_path) == []
+
+
+def test_low_parity_writes_nothing_unless_allowed(tiny: Path, tmp_path: Path) -> None:
+    text = (shipped("targets") / "onnx-int4.toml").read_text().replace("min_psnr_db = 22.0", "min_psnr_db = 90.0")
+    strict = tmp_path / "strict.toml"
+    strict.write_text(text)
+    with pytest.raises(ParityError, match="below its 90"):
+        export(tiny / "checkpoint", tmp_path / "out", [str(strict)])
+    assert left_in(tmp_path) == ["strict.toml"]
+    done = export(tiny / "checkpoint", tmp_path / "out", [str(strict)], allow_low_parity=True)
+    parity = load_bundle(tmp_path / "out").manifest.artifacts["onnx-int4"].parity
+    assert parity is not None and not parity.passed and any("below" in w for w in done["warnings"])
+    assert "below" in (tmp_path / "out" / "report.md").read_text()
+
+
+def test_a_window_that_nothing_tuned_is_told(tiny: Path, tmp_path: Path) -> None:
+    plan = export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"], window=16, prefix=20, dry_run=True)
+    assert plan["kv_cache"]["capacity"] == 64 and not plan["source"]["tuned_for_window"]
+    assert any("tuned for a window of 8" in w for w in plan["warnings"]) and any("rounded up to 48" in w for w in plan["warnings"])
+    assert left_in(tmp_path) == []
+
+
+def test_an_output_place_that_is_read_only(tiny: Path, tmp_path: Path) -> None:
+    """A file stands where a folder must be: root may write to read-only folders, but not here."""
+    (tmp_path / "file").write_text("")
+    done = wand("export", tiny / "checkpoint", "-o", tmp_path / "file" / "out", "--target", "onnx-fp32")
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "file" in done.stderr
+
+
+def test_a_full_disk(tiny: Path, tmp_path: Path) -> None:
+    """A limit on file size stands in for the disk: writing fails in the middle, and nothing is left."""
+    script = (
+        "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
+        "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
+        "sys.argv = ['wand', *sys.argv[1:]]; from wand_export.cli import main; main()"
+    )
+    arguments = ["export", tiny / "checkpoint", "-o", tmp_path / "out", "--target", "onnx-fp32"]
+    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
+    assert left_in(tmp_path) == []
+
+
+def test_kill_in_the_middle(tiny: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wand_export.cli", "export", str(tiny / "checkpoint"), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--target", "onnx-fp32"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while process.poll() is None and not (tmp_path / ".out.partial" / "onnx-fp32").exists():
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert left_in(tmp_path) == [".out.partial"]
+    export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"])
+    assert left_in(tmp_path) == ["out"]
+    load_bundle(tmp_path / "out")
