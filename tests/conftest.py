@@ -25,7 +25,7 @@ checkpoint = {{ weights = ["model.safetensors", "model.pt"], nested = "model", e
 backbone = {{ kind = "{kind}", layers = 2, hidden = 64, heads = 4, kv_heads = {kv_heads}, head_dim = 16, mlp = 96 }}
 head = {{ weight = "head.weight", bias = "head.bias", rows = 40, wanted = [[0, 30], [33, 36]] }}
 prefix = [{{ table = "text", input = "text" }}, {{ table = "speech", ids = [31] }}]
-stop = {{ ids = [36], max_tokens = 60 }}
+stop = {{ ids = [27, 28, 29, 30, 33, 34, 35, 36], max_tokens = 60 }}
 sampler = {{ temperature = 0.9, top_k = 10 }}
 text = {{ kind = "lexicon", files = ["text/text.json", "text/lexicon.tsv"], sample = "a cab, a bad cab" }}
 audio = {{ token_rate = 40.0, sample_rate = 8000, codes = 27, vocoder = "vocoder" }}
@@ -50,7 +50,9 @@ VOCODER = VocoderConfig(
 def write_recipe(folder: Path, kind: str = "llama") -> Path:
     """A recipe of this backbone kind with its text tables and a random vocoder; returns the path of recipe.toml."""
     learned = kind == "gpt2"
-    positions, table = (', positions = "places"', 'places = { tensor = "places.weight", rows = 300 }') if learned else ("", "")
+    positions, table = (
+        (', positions = "places"', 'places = { tensor = "places.weight", rows = 300 }') if learned else ("", "")
+    )
     folder.mkdir(parents=True, exist_ok=True)
     (folder / "text").mkdir()
     (folder / "text" / "text.json").write_text(json.dumps(TEXT), encoding="utf-8")
@@ -58,7 +60,10 @@ def write_recipe(folder: Path, kind: str = "llama") -> Path:
     torch.manual_seed(0)
     (folder / "vocoder").mkdir()
     (folder / "vocoder" / "vocoder.json").write_text(VOCODER.model_dump_json(), encoding="utf-8")
-    save_file({k: v.contiguous() for k, v in Vocoder(VOCODER).state_dict().items()}, folder / "vocoder" / "vocoder.safetensors")
+    save_file(
+        {k: v.contiguous() for k, v in Vocoder(VOCODER).state_dict().items()},
+        folder / "vocoder" / "vocoder.safetensors",
+    )
     text = RECIPE.format(kind=kind, kv_heads=4 if learned else 2, positions=positions, tables=table)
     (folder / "recipe.toml").write_text(text, encoding="utf-8")
     return folder / "recipe.toml"

@@ -67,7 +67,15 @@ def test_inspect(exported: Path, tiny: Path) -> None:
 def test_speech_is_reproducible_and_long_text_is_chunked(exported: Path, tmp_path: Path) -> None:
     text = "A cab, a bad cab. A bad bad cab.\nA cab."
     results = [
-        speak(exported, text, tmp_path / f"{n}.wav", target="onnx-fp32", seed=5, threads=1, tokens_out=tmp_path / f"{n}.npy")
+        speak(
+            exported,
+            text,
+            tmp_path / f"{n}.wav",
+            target="onnx-fp32",
+            seed=5,
+            threads=1,
+            tokens_out=tmp_path / f"{n}.npy",
+        )
         for n in "ab"
     ]
     assert (tmp_path / "a.wav").read_bytes() == (tmp_path / "b.wav").read_bytes()
@@ -75,7 +83,9 @@ def test_speech_is_reproducible_and_long_text_is_chunked(exported: Path, tmp_pat
     assert results[0]["sentences"] == 3
 
 
-@pytest.mark.parametrize(("text", "words"), [("", "nothing to say"), ("\u4f60", "\u4f60"), ("cab " * 29 + "cab", "prefix of")])
+@pytest.mark.parametrize(
+    ("text", "words"), [("", "nothing to say"), ("\u4f60", "\u4f60"), ("cab " * 29 + "cab", "prefix of")]
+)
 def test_texts_that_cannot_be_said(exported: Path, tmp_path: Path, text: str, words: str) -> None:
     with pytest.raises(InputError, match=words):
         speak(exported, text, tmp_path / "out.wav")
@@ -100,7 +110,10 @@ def test_an_existing_output_is_refused(tiny: Path, tmp_path: Path) -> None:
 )
 def test_refused_arguments(tiny: Path, tmp_path: Path, arguments: list[str], words: str) -> None:
     done = wand("export", tiny / "checkpoint", "-o", tmp_path / "out", *arguments, "--json")
-    assert done.returncode == 2 and words in json.loads(done.stdout)["error"]["value"] + json.loads(done.stdout)["error"]["file"]
+    assert (
+        done.returncode == 2
+        and words in json.loads(done.stdout)["error"]["value"] + json.loads(done.stdout)["error"]["file"]
+    )
     assert left_in(tmp_path) == []
 
 
@@ -120,7 +133,9 @@ def test_low_parity_writes_nothing_unless_allowed(tiny: Path, tmp_path: Path) ->
 def test_a_window_that_nothing_tuned_is_told(tiny: Path, tmp_path: Path) -> None:
     plan = export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"], window=16, prefix=20, dry_run=True)
     assert plan["kv_cache"]["capacity"] == 64 and not plan["source"]["tuned_for_window"]
-    assert any("tuned for a window of 8" in w for w in plan["warnings"]) and any("rounded up to 48" in w for w in plan["warnings"])
+    assert any("tuned for a window of 8" in w for w in plan["warnings"]) and any(
+        "rounded up to 48" in w for w in plan["warnings"]
+    )
     assert left_in(tmp_path) == []
 
 
@@ -139,14 +154,18 @@ def test_a_full_disk(tiny: Path, tmp_path: Path) -> None:
         "sys.argv = ['wand', *sys.argv[1:]]; from wand_export.cli import main; main()"
     )
     arguments = ["export", tiny / "checkpoint", "-o", tmp_path / "out", "--target", "onnx-fp32"]
-    done = subprocess.run([sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", script, *map(str, arguments)], capture_output=True, text=True, check=False
+    )
     assert (done.returncode, done.stderr.count("\n")) == (3, 1), done.stderr
     assert left_in(tmp_path) == []
 
 
 def test_kill_in_the_middle(tiny: Path, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "wand_export.cli", "export", str(tiny / "checkpoint"), "-o", str(tmp_path / "out")]
-    process = subprocess.Popen([*command, "--target", "onnx-fp32"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        [*command, "--target", "onnx-fp32"], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
     while process.poll() is None and not (tmp_path / ".out.partial" / "onnx-fp32").exists():
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)

@@ -105,7 +105,9 @@ class Code:
 
 
 @pytest.mark.parametrize("content", ["code", "noise", "list", "truncated"])
-def test_untrusted_pickles_are_not_run(folder: Path, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_untrusted_pickles_are_not_run(
+    folder: Path, content: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     (folder / "model.safetensors").unlink()
     file = folder / "model.pt"
@@ -157,7 +159,12 @@ def test_family_must_be_told(folder: Path) -> None:
 
 @pytest.mark.parametrize(
     ("change", "words"),
-    [(("window = 8", "windo = 8"), "windo"), (("rows = 20 ", ""), "rows"), (('"llama"', '"rwkv"'), "backbone"), (("[tables]", "[tables"), "TOML")],
+    [
+        (("window = 8", "windo = 8"), "windo"),
+        (("rows = 20 ", ""), "rows"),
+        (('"llama"', '"rwkv"'), "backbone"),
+        (("[tables]", "[tables"), "TOML"),
+    ],
 )
 def test_bad_recipe(folder: Path, recipe: Path, change: tuple[str, str], words: str) -> None:
     recipe.write_text(recipe.read_text().replace(*change))

@@ -46,7 +46,9 @@ class Player:
             real = min(chunk, prefix_len - start)
             padded = torch.cat([embeds[start : start + real], torch.full((chunk - real, 64), 9.0)])
             logits = self(padded, start, prefix_len, real - 1)
-        return torch.stack([logits, *(self(embeds[t : t + 1], t, prefix_len, 0) for t in range(prefix_len, len(embeds)))])
+        return torch.stack(
+            [logits, *(self(embeds[t : t + 1], t, prefix_len, 0) for t in range(prefix_len, len(embeds)))]
+        )
 
 
 def test_reference_without_window_is_the_familys_own_model(source: Checkpoint) -> None:
@@ -60,8 +62,14 @@ def test_reference_without_window_is_the_familys_own_model(source: Checkpoint) -
     table, head = rows(50, 1), rows(50, 2)
     base = model.transformer if backbone.kind == "gpt2" else model.model
     reference = source.reference()
-    embedding = {"wte.weight": table, "wpe.weight": torch.zeros(40, 64)} if backbone.kind == "gpt2" else {"embed_tokens.weight": table}
-    base.load_state_dict({k: v for k, v in reference.model.state_dict().items() if k not in embedding and "wpe" not in k} | embedding)
+    embedding = (
+        {"wte.weight": table, "wpe.weight": torch.zeros(40, 64)}
+        if backbone.kind == "gpt2"
+        else {"embed_tokens.weight": table}
+    )
+    base.load_state_dict(
+        {k: v for k, v in reference.model.state_dict().items() if k not in embedding and "wpe" not in k} | embedding
+    )
     model.lm_head.weight = torch.nn.Parameter(head)
     ids = torch.randint(50, (1, 30), generator=torch.Generator().manual_seed(3))
     reference.head, reference.bias = head, None

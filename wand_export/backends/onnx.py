@@ -129,8 +129,8 @@ def check_inputs(model: ir.Model, windowless: bool = False) -> None:
     """
     for value in model.graph.inputs:
         if value.name and value.name.startswith(("keys_", "values_")):
-            readers = sorted(node.op_type for node in value.consumers() if node.op_type != "Shape")
-            if readers != ["ScatterElements"]:
+            readers = [(use.node.op_type, use.idx) for use in value.uses() if use.node.op_type != "Shape"]
+            if readers != [("ScatterElements", 0)]:
                 raise ValueError(f"cache input {value.name} is read by {readers}, not by one ScatterElements")
         elif not value.consumers() and not (windowless and value.name == "prefix_len"):
             raise ValueError(f"input {value.name} is read by nothing")

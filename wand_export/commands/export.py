@@ -4,13 +4,13 @@ import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from safetensors.torch import save_file
 
+from wand_export import __version__
 from wand_export.backends import onnx as backend
 from wand_export.errors import InputError, ParityError
 from wand_export.graph import ladder
@@ -22,7 +22,6 @@ from wand_export.host.prompt import TEXT_FOLDER, load_text, stretches
 from wand_export.layout import KV_FORMULA, Layout, kv_bytes
 from wand_export.report import write_report
 from wand_export.spec.manifest import (
-    SCHEMA_VERSION,
     Artifact,
     Audio,
     AudioDecoder,
@@ -118,11 +117,11 @@ def _manifest(source: Checkpoint, layout: Layout, targets: list[Target]) -> Mani
     """What is known before anything is emitted."""
     recipe, backbone = source.recipe, source.backbone
     precise = any(target.precision.embeddings == "fp32" for target in targets)
-    dtype = "float32" if precise else "float16"
+    dtype: Literal["float32", "float16"] = "float32" if precise else "float16"
     learned = recipe.tables[recipe.speech_table].positions
     return Manifest(
-        schema_version=SCHEMA_VERSION,
-        wand_export=version("wand-export"),
+        schema_version=1,
+        wand_export=__version__,
         family=recipe.family,
         title=recipe.title,
         source=Source(

@@ -7,6 +7,7 @@ import pickle
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -293,13 +294,17 @@ def _read_torch(file: Path, recipe: Recipe) -> dict[str, LazyTensor]:
         state = state[nested]
     if not isinstance(state, dict):
         raise CheckpointError(file, f"holds a {type(state).__name__}, not a state dict", "give the weights file")
-    tensors = {}
+    tensors: dict[str, LazyTensor] = {}
     for name, value in state.items():
         if isinstance(value, Tensor):
-            tensors[name] = LazyTensor(tuple(value.shape), lambda value=value: value)
+            tensors[name] = LazyTensor(tuple(value.shape), partial(_identity, value))
         elif name not in recipe.checkpoint.entries:
             raise CheckpointError(file, f"unknown entry {name}", f"recipe {recipe.family} does not know it")
     return tensors
+
+
+def _identity(tensor: Tensor) -> Tensor:
+    return tensor
 
 
 def _check_tensors(path: Path, recipe: Recipe, backbone: Backbone, tensors: dict[str, LazyTensor]) -> None:

@@ -32,7 +32,7 @@ class Bundle:
         self.head_ids = np.concatenate(ranges)
         try:
             # Rows are read from the memory map when asked for: a large text table never sits in memory.
-            self._embeddings = safe_open(path / EMBEDDINGS, framework="numpy")
+            self._embeddings: Any = safe_open(path / EMBEDDINGS, framework="numpy")
             self._tables = {name: self._embeddings.get_slice(name) for name in manifest.tables}
         except (SafetensorError, OSError) as error:
             raise BundleError(path / EMBEDDINGS, f"unreadable: {error}", _AGAIN) from error

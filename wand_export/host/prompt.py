@@ -101,11 +101,13 @@ def prefix_rows(bundle: Bundle, inputs: Inputs) -> npt.NDArray[np.float32]:
 
     Raises InputError as stretches() does, and for ids or positions outside their tables.
     """
+    return rows_of(bundle, stretches(bundle.manifest, inputs))
+
+
+def rows_of(bundle: Bundle, prefix: Sequence[tuple[str, Sequence[int]]]) -> npt.NDArray[np.float32]:
+    """The rows of stretches, float32 [p, D]; learned positions count from 0 in each. Raises InputError."""
     tables = bundle.manifest.tables
-    rows = [
-        bundle.embed(table, ids, range(len(ids)) if tables[table].positions else None)
-        for table, ids in stretches(bundle.manifest, inputs)
-    ]
+    rows = [bundle.embed(table, ids, range(len(ids)) if tables[table].positions else None) for table, ids in prefix]
     return np.concatenate(rows)
 
 

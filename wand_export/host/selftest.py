@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from wand_export.errors import BundleError
 from wand_export.host.bundle import Bundle
+from wand_export.host.prompt import rows_of
 from wand_export.host.session import Floats, Session
 from wand_export.spec.schema import explain
 from wand_export.spec.selftest import SelfTest, Stretch
@@ -34,10 +35,8 @@ class Comparison:
 
 
 def prefix_rows(bundle: Bundle, prefix: Sequence[Stretch]) -> Floats:
-    """Rows float32 [p, D] of a prefix; learned positions count from 0 in each stretch."""
-    tables = bundle.manifest.tables
-    rows = [bundle.embed(s.table, s.ids, range(len(s.ids)) if tables[s.table].positions else None) for s in prefix]
-    return np.concatenate(rows)
+    """Rows float32 [p, D] of a golden prefix."""
+    return rows_of(bundle, [(stretch.table, stretch.ids) for stretch in prefix])
 
 
 def forced_rows(bundle: Bundle, ids: Sequence[int], first_position: int) -> Floats:
@@ -102,7 +101,7 @@ def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
 
 @dataclass(frozen=True)
 class Outcome:
-    """A self-test: the steps compared, the largest |dlogit| over the expected rows, and how often the best row agreed."""
+    """A self-test: steps compared, the largest |dlogit| over the expected rows, how often the best row agreed."""
 
     steps: int
     max_abs_dlogit: float

@@ -90,6 +90,7 @@ class Session(ABC):
     def _run(self, rows: Floats) -> StepOutput:
         """Run rows float32 [S, D], 1 <= S <= chunk, at self.position and read out the last."""
 
+    @abstractmethod
     def close(self) -> None:
         """Release what the runtime holds."""
 

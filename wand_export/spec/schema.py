@@ -52,9 +52,8 @@ def find_named(kind: str, name: str, file: str) -> Path:
     path = folder / file.format(name=name)
     if not path.is_file():
         known = sorted(p.parent.name if p.stem == "recipe" else p.stem for p in folder.glob(file.format(name="*")))
-        raise InputError(
-            name, f"no such {kind.removesuffix('s')}", f"use a path to a .toml file, or: {', '.join(known)}"
-        )
+        fix = f"use a path to a .toml file, or: {', '.join(known)}"
+        raise InputError(name, f"no such {kind.removesuffix('s')}", fix)
     return path
 
 
