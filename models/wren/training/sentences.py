@@ -1,6 +1,6 @@
 """Sentences of 3 to 8 seconds to train on: own templates over word lists, strings of frequent words, and verses.
 
-    python models/wren/training/sentences.py --count 12500 --verses verses.txt > sentences.txt
+python models/wren/training/sentences.py --count 12500 --verses verses.txt > sentences.txt
 """
 
 import argparse
@@ -45,7 +45,8 @@ MOVES = (
 ).split()
 PLACES = "in near behind under over across beside by inside past from around above below along through".split()
 ADVERBS = (
-    "slowly quickly quietly gently suddenly carefully often always never again today yesterday early late together alone"
+    "slowly quickly quietly gently suddenly carefully often always never again today yesterday early late together "
+    "alone"
 ).split()
 OPENERS = [
     "in the morning", "last week", "after lunch", "when the rain stopped", "at the end of the day", "as we all know",
@@ -107,7 +108,9 @@ class Writer:
         if kind < 0.45:
             return f"{self.thing()} {self.any(MOVES)} {self.any(PLACES)} the {self.noun()}"
         if kind < 0.55:
-            return f"{self.thing()} of {self.noun()} {self.any(['is', 'was', 'seems', 'looked'])} {self.any(ADJECTIVES)}"
+            return (
+                f"{self.thing()} of {self.noun()} {self.any(['is', 'was', 'seems', 'looked'])} {self.any(ADJECTIVES)}"
+            )
         if kind < 0.64:
             return f"{self.any(REQUESTS)} {self.any(ACTIONS)} {self.thing()}"
         if kind < 0.68:
