@@ -101,8 +101,7 @@ def bench_table(document: dict[str, Any]) -> list[str]:
     ]
     for a in document["artifacts"]:
         early, middle, late = (a["step_ms"][name] for name in ("early", "middle", "late"))
-        steady = a["steady_bytes"] or {}
-        private, file = (_number(steady[k] / 1e6 if k in steady else None) for k in ("private", "file"))
+        private, file = ("-" if a[key] is None else f"{a[key] / 1e6:.1f}" for key in ("private_bytes", "file_bytes"))
         lines.append(
             f"| {a['target']} | {a['artifact_bytes'] / 1e6:.1f} | {early['p50']:.2f} | {middle['p50']:.2f} | "
             f"{late['p50']:.2f} | {a['late_over_early']:.3f} | {middle['p95'] / middle['p50']:.2f} | "

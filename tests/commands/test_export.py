@@ -151,7 +151,7 @@ def test_a_full_disk(tiny: Path, tmp_path: Path) -> None:
     script = (
         "import resource, signal, sys; signal.signal(signal.SIGXFSZ, signal.SIG_IGN);"
         "resource.setrlimit(resource.RLIMIT_FSIZE, (20000, 20000));"
-        "sys.argv = ['wand', *sys.argv[1:]]; from wand_export.cli import main; main()"
+        "sys.argv = ['wand', *sys.argv[1:]]; from wand_export.cli import main; sys.exit(main())"
     )
     arguments = ["export", tiny / "checkpoint", "-o", tmp_path / "out", "--target", "onnx-fp32"]
     done = subprocess.run(

@@ -197,6 +197,7 @@ def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
     import onnxruntime  # noqa: F401  part of the bare process, not of the bundle
 
     bare = resident_bytes()
+    before = bare["private"] + bare["file"] if bare else 0
     bundle = load_bundle(path, check="size")
     start = time.perf_counter()
     session = bundle.open(target, threads)
@@ -207,8 +208,10 @@ def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
     steady = resident_bytes()
     found: dict[str, Any] = {
         "load_ms": load_ms,
-        "steady_bytes": {key: steady[key] - bare[key] for key in ("private", "file")} if steady else None,
-        "peak_bytes": steady["peak"] - bare["private"] - bare["file"] if steady else None,
+        "private_bytes": steady["private"] - bare["private"] if steady else None,
+        "file_bytes": steady["file"] - bare["file"] if steady else None,
+        "steady_bytes": steady["private"] + steady["file"] - before if steady else None,
+        "peak_bytes": steady["peak"] - before if steady else None,
         "first_audio_ms": None,
         "real_time_factor": None,
     }

@@ -23,10 +23,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from pydantic import BaseModel, ConfigDict
+from pydantic import ValidationError
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional
+
+from wand_export.errors import CheckpointError
+from wand_export.spec.schema import Schema, explain
 
 ENTER_KERNEL, CODE_KERNEL, SMOOTH_KERNEL, FRAME_KERNEL = 3, 5, 5, 7
 F0_SCALE, F0_FLOOR = 5.0, 60.0
@@ -38,10 +42,8 @@ EDGE_FRAMES = 3
 """Frames beyond the chunk whose samples reach it through one STFT and one inverse STFT of four hops."""
 
 
-class VocoderConfig(BaseModel):
+class VocoderConfig(Schema):
     """What a vocoder is, beside its weights. Raises pydantic.ValidationError on an unknown key."""
-
-    model_config = ConfigDict(extra="forbid")
 
     levels: list[int]
     """Levels of each dimension of the finite scalar quantizer; their product is the number of codes."""
@@ -274,10 +276,17 @@ class Vocoder(nn.Module):
 def load_vocoder(folder: Path, **overrides: Any) -> Vocoder:
     """The vocoder of vocoder.json and vocoder.safetensors, in float32; `overrides` replace values of its config.
 
-    Raises OSError for a missing file, pydantic.ValidationError for a wrong config, RuntimeError for wrong weights.
+    Raises CheckpointError naming the file that is missing or wrong.
     """
-    config = VocoderConfig.model_validate_json((folder / "vocoder.json").read_text(encoding="utf-8"))
-    vocoder = Vocoder(config.model_copy(update=overrides))
-    state = load_file(folder / "vocoder.safetensors")
-    vocoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    file = folder / "vocoder.json"
+    try:
+        config = VocoderConfig.model_validate_json(file.read_text(encoding="utf-8"))
+        vocoder = Vocoder(config.model_copy(update=overrides))
+        file = folder / "vocoder.safetensors"
+        state = load_file(file)
+        vocoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    except ValidationError as error:
+        raise CheckpointError(file, explain(error), "restore the file") from error
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(file, " ".join(str(error).split()), "restore the file") from error
     return vocoder.eval()
