@@ -39,7 +39,7 @@ def test_a_scatter_of_the_cache_into_itself_is_refused() -> None:
 
 def test_an_input_that_nothing_reads_is_refused() -> None:
     unread = graph(SCATTER, helper.make_node("ReduceSum", ["new_keys_0"], ["sum"]))
-    unread.graph.inputs.append(ir.Input("position"))
+    unread.graph.inputs.append(ir.val("position"))
     with pytest.raises(ValueError, match="position is read by nothing"):
         check_inputs(unread)
 
@@ -54,7 +54,7 @@ def test_weights_lie_once_in_the_data_file(exported: Path) -> None:
         placed[name] = {t.name: [(e.key, e.value) for e in t.external_data] for t in external}
         assert (folder / name).stat().st_size < 200_000
     assert placed["twin.onnx"].items() <= placed["decoder.onnx"].items()
-    assert sum("weight" in name for name in placed["twin.onnx"]) == 16
+    assert sum("weight" in name for name in placed["twin.onnx"]) == 11  # five matrices of each layer, and the head
 
 
 def test_the_twin_is_full_attention(exported: Path, tiny: Path) -> None:
@@ -72,7 +72,8 @@ def test_the_twin_is_full_attention(exported: Path, tiny: Path) -> None:
 
 def test_integer_targets_are_smaller(exported: Path) -> None:
     sizes = {name: a.step_bytes for name, a in load_bundle(exported).manifest.artifacts.items()}
-    assert sizes["onnx-fp32"] > 2.5 * sizes["onnx-int8"] > 2.5 * sizes["onnx-int4"]
+    # Blocks of 128 over 64 columns are half padding.
+    assert sizes["onnx-fp32"] > 2 * sizes["onnx-int8"] > 3 * sizes["onnx-int4"]
 
 
 def test_the_audio_decoder_is_the_vocoder(exported: Path, tiny: Path) -> None:

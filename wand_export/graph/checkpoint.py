@@ -22,6 +22,8 @@ from wand_export.graph.reference import Reference, backbone_shapes
 from wand_export.spec.recipe import Backbone, Recipe, load_recipe
 from wand_export.spec.schema import Schema, explain
 
+WAND_FILE = "wand.json"
+
 
 class WandFile(Schema):
     """wand.json: what fine-tuning left beside the family's own files."""
@@ -223,7 +225,7 @@ def expected_shapes(recipe: Recipe, backbone: Backbone) -> dict[str, tuple[int, 
 
 
 def _read_wand_file(path: Path) -> WandFile | None:
-    file = path / "wand.json"
+    file = path / WAND_FILE
     if not file.is_file():
         return None
     try:

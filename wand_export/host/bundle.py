@@ -32,8 +32,8 @@ class Bundle:
         self.head_ids = np.concatenate(ranges)
         try:
             # Rows are read from the memory map when asked for: a large text table never sits in memory.
-            self._embeddings: Any = safe_open(path / EMBEDDINGS, framework="numpy")
-            self._tables = {name: self._embeddings.get_slice(name) for name in manifest.tables}
+            embeddings: Any = safe_open(path / EMBEDDINGS, framework="numpy")
+            self._tables = {name: embeddings.get_slice(name) for name in manifest.tables}
         except (SafetensorError, OSError) as error:
             raise BundleError(path / EMBEDDINGS, f"unreadable: {error}", _AGAIN) from error
 
@@ -162,11 +162,13 @@ def read_checksums(folder: Path) -> dict[str, str]:
     file = folder / CHECKSUMS
     sums = {}
     try:
-        lines = file.read_text(encoding="utf-8").removesuffix("\n").split("\n")
+        *lines, rest = file.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise BundleError(file, "missing", _AGAIN) from error
     except (OSError, UnicodeDecodeError) as error:
         raise BundleError(file, f"unreadable: {error}", _AGAIN) from error
+    if rest:
+        raise BundleError(file, "ends in the middle of a line", _AGAIN)
     for line in lines:
         digest, separator, name = line.partition("  ")
         if len(digest) != 64 or not separator:
