@@ -1,4 +1,5 @@
-"""Sentences of 3 to 8 seconds to train on: own templates over word lists, strings of frequent words, and verses.
+"""Sentences of 3 to 8 seconds to train on: own templates over word lists, strings of frequent words, and verses;
+and a few short ones at the end.
 
 python models/wren/training/sentences.py --count 12500 --verses verses.txt > sentences.txt
 """
@@ -56,6 +57,11 @@ OPENERS = [
 CLAUSES = [
     "because {s}", "while {s}", "but {s}", "and {s}", "so {s}", "although {s}", "when {s}", "before {s}", "after {s}",
     "if {s}", "until {s}", "and then {s}", "which is why {s}",
+]  # fmt: skip
+GREETINGS = [
+    "hello", "hi", "good morning", "good evening", "good night", "thank you", "thanks", "yes", "no", "maybe", "okay",
+    "please", "of course", "see you soon", "goodbye", "welcome", "how are you", "never mind", "well done", "I see",
+    "excuse me", "all right", "not yet", "what is it", "who is there", "come in", "I am here", "this is a test",
 ]  # fmt: skip
 NUMBERS = (
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen seventeen "
@@ -139,6 +145,21 @@ class Writer:
             if len(text.split()) <= 22:
                 return text[0].upper() + text[1:] + ending
 
+    def short(self) -> str:
+        """1 to 6 words."""
+        kind = self.random.random()
+        if kind < 0.3:
+            text = self.any(GREETINGS)
+            if self.random.random() < 0.4:
+                text += self.any([", ", " "]) + self.frequent(1)
+        elif kind < 0.5:
+            text = " ".join(self.random.choices(NUMBERS, k=self.random.randint(1, 4)))
+        elif kind < 0.75:
+            text = f"{self.thing()} {self.any(['is', 'was', 'seems'])} {self.any(ADJECTIVES)}"
+        else:
+            text = self.frequent(self.random.randint(1, 4))
+        return text[0].upper() + text[1:] + self.any([".", ".", ".", "!", "?"])
+
 
 def verses(file: Path) -> list[str]:
     """Lines of 8 to 22 words of a public-domain text."""
@@ -149,6 +170,7 @@ def verses(file: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=12500)
+    parser.add_argument("--short", type=int, default=1000, help="how many more lines of a few words, at the end")
     parser.add_argument("--verses", type=Path, help="a public-domain text, one verse a line")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -159,6 +181,7 @@ def main() -> None:
         texts |= set(writer.random.sample(found, min(len(found), options.count // 6)))
     ordered = sorted(texts)
     writer.random.shuffle(ordered)
+    ordered += sorted({writer.short() for _ in range(options.short)})
     print("\n".join(ordered))
 
 
