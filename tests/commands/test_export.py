@@ -172,3 +172,15 @@ def test_kill_in_the_middle(tiny: Path, tmp_path: Path) -> None:
     export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"])
     assert left_in(tmp_path) == ["out"]
     load_bundle(tmp_path / "out")
+
+
+def test_components_at_precisions_of_their_own(tiny: Path, tmp_path: Path) -> None:
+    mixed = tmp_path / "mixed.toml"
+    text = (shipped("targets") / "onnx-int4.toml").read_text().replace("onnx-int4", "mixed")
+    text = text.replace("attention = { bits = 4, block = 32 }", "attention = { bits = 8, block = 64 }")
+    mixed.write_text(text.replace("head = { bits = 4, block = 32 }", "head = { bits = 32 }"))
+    export(tiny / "checkpoint", tmp_path / "out", [str(mixed)])
+    parity = load_bundle(tmp_path / "out").manifest.artifacts["mixed"].parity
+    assert parity is not None and parity.passed and set(parity.components) == {"attention", "mlp"}
+    attention, mlp = (parity.components[name].psnr_db or 0.0 for name in ("attention", "mlp"))
+    assert attention > mlp + 10

@@ -317,6 +317,8 @@ def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -
 def _seal(folder: Path, manifest: Manifest) -> Manifest:
     """Write the manifest with the size of every file, and the checksums of all."""
     files = sorted(file.relative_to(folder).as_posix() for file in folder.rglob("*") if file.is_file())
+    for name in files:  # safetensors writes files that only their owner can read
+        (folder / name).chmod(0o644)
     manifest = manifest.model_copy(update={"files": {name: (folder / name).stat().st_size for name in files}})
     (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted([*files, MANIFEST])]

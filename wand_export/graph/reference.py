@@ -22,6 +22,8 @@ def config_of(backbone: Backbone) -> PretrainedConfig:
             n_head=backbone.heads,
             n_inner=backbone.mlp,
             layer_norm_epsilon=backbone.norm_eps,
+            bos_token_id=None,
+            eos_token_id=None,
         )
     config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[backbone.kind]
     return config(
@@ -34,6 +36,8 @@ def config_of(backbone: Backbone) -> PretrainedConfig:
         intermediate_size=backbone.mlp,
         rms_norm_eps=backbone.norm_eps,
         rope_parameters={"rope_type": "default", "rope_theta": backbone.rope_theta},
+        bos_token_id=None,
+        eos_token_id=None,
     )
 
 

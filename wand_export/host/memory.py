@@ -1,12 +1,13 @@
-"""Memory of this process, as Linux tells it, and what makes reading weights from it fast."""
+"""Memory of this process, as Linux tells it, and what makes reading weights from it fast and light."""
 
 import ctypes
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 HUGE_PAGE = 2 << 20
-_MADV_COLLAPSE = 25
 _WORTH_COLLAPSING = 8 * HUGE_PAGE
+_MADV_DONTNEED, _MADV_COLLAPSE = 4, 25
 
 
 def collapse_pages() -> int:
@@ -14,21 +15,20 @@ def collapse_pages() -> int:
 
     Reading all weights at every step misses the TLB on small pages; MADV_COLLAPSE (Linux 6.1) needs no setting.
     """
-    if sys.platform != "linux":
-        return 0
-    libc = ctypes.CDLL(None, use_errno=True)
     collapsed = 0
-    for line in Path("/proc/self/maps").read_text().splitlines():
-        fields = line.split()
-        if len(fields) > 5 or not fields[1].startswith("rw"):  # named maps are files
-            continue
-        low, high = (int(bound, 16) for bound in fields[0].split("-"))
+    for low, high, mode, file in _maps():
         start, end = -(-low // HUGE_PAGE) * HUGE_PAGE, high // HUGE_PAGE * HUGE_PAGE
-        if end - start < _WORTH_COLLAPSING:
-            continue
-        if libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), _MADV_COLLAPSE) == 0:
+        anonymous = mode.startswith("rw") and not file
+        if anonymous and end - start >= _WORTH_COLLAPSING and _advise(start, end, _MADV_COLLAPSE):
             collapsed += end - start
     return collapsed
+
+
+def release_pages(file: Path) -> None:
+    """Let go of the resident pages of a mapped file; those that are needed again come back from it."""
+    for low, high, mode, name in _maps():
+        if name == str(file.resolve()) and "w" not in mode:
+            _advise(low, high, _MADV_DONTNEED)
 
 
 def resident_bytes() -> dict[str, int]:
@@ -42,3 +42,18 @@ def resident_bytes() -> dict[str, int]:
     names = {"RssAnon": "private", "RssFile": "file", "VmHWM": "peak"}
     lines = (line.split(":") for line in status.read_text().splitlines())
     return {names[key]: int(value.split()[0]) * 1024 for key, value in lines if key in names}
+
+
+def _maps() -> Iterator[tuple[int, int, str, str]]:
+    """Start, end, mode and file ("" for none) of each map of this process; nothing where Linux is not."""
+    if sys.platform != "linux":
+        return
+    for line in Path("/proc/self/maps").read_text().splitlines():
+        bounds, mode, *rest = line.split(maxsplit=5)
+        low, high = (int(bound, 16) for bound in bounds.split("-"))
+        yield low, high, mode, rest[3] if len(rest) > 3 else ""
+
+
+def _advise(start: int, end: int, advice: int) -> bool:
+    libc = ctypes.CDLL(None, use_errno=True)
+    return bool(libc.madvise(ctypes.c_void_p(start), ctypes.c_size_t(end - start), advice) == 0)

@@ -8,7 +8,7 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from wand_export.errors import BundleError
-from wand_export.host.memory import collapse_pages
+from wand_export.host.memory import collapse_pages, release_pages
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
 from wand_export.spec.manifest import Artifact, Manifest
 
@@ -24,8 +24,6 @@ def load(path: Path, threads: int | None) -> Any:
     options.log_severity_level = 3
     # Softmax leaves denormals in masked slots, which doubles its time. The first session sets it for the process.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
-    # Without it the arena rounds the weights up to powers of two.
-    options.add_session_config_entry("session.use_device_allocator_for_initializers", "1")
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each status, UnicodeDecodeError too
@@ -73,6 +71,8 @@ class OnnxSession(Session):
     def __init__(self, folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> None:
         super().__init__(name, manifest, artifact)
         self._load(folder / artifact.files[0], manifest, threads, self.layout.capacity)
+        for name in artifact.files[1:]:  # prepacked weights are copies; the originals need not stay
+            release_pages(folder / name)
 
     def _load(self, path: Path, manifest: Manifest, threads: int | None, capacity: int) -> None:
         self._session = load(path, threads)
