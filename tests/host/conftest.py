@@ -104,6 +104,9 @@ class FakeSession(Session):
             logits[STOP] = 2
         return StepOutput(logits, rows[-1])
 
+    def close(self) -> None:
+        self.rows = []
+
 
 class FakeAudio(AudioSession):
     """Sample i of code c at phase f is (c + 1) / 16 for each sample of the token; records its calls."""
