@@ -117,8 +117,8 @@ def _rounds(bundle: Bundle, threads: int, steps: int, report: Callable[[str], No
     manifest = bundle.manifest
     prefix = _rows(bundle, manifest.kv_cache.prefix_capacity)
     short = prefix[: min(PREFIX, len(prefix))]
-    last = manifest.model.max_position or LATE + steps
-    positions = {"early": len(short), "middle": min(MIDDLE, last // 2), "late": min(LATE, last - 2 * steps)}
+    last = (manifest.model.max_position or 2 * LATE) - 2 * steps
+    positions = {"early": len(short), "middle": min(MIDDLE, last // 2), "late": min(LATE, last)}
     sessions = {target: bundle.open(target, threads) for target in bundle.targets}
     found: dict[str, dict[str, Any]] = {
         t: {"positions": positions, "prefill": [], **{n: [] for n in positions}} for t in sessions
