@@ -69,7 +69,6 @@ DECODER_TENSORS: dict[str, dict[str, list[str]]] = {
     },
     "gpt2": {to + part: [name + part for name in names] for to, names in _GPT2.items() for part in ("weight", "bias")},
 }
-_RESIDUAL = ("o_proj.weight", "down_proj.weight", "c_proj.weight")
 _CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 """transformers' GPT-2 keeps these as [in, out]."""
 
@@ -196,11 +195,7 @@ def open_checkpoint(path: Path, recipe_name: str | None = None) -> Checkpoint:
 
 
 def random_checkpoint(recipe_name: str, layers: int | None = None, seed: int = 0) -> Checkpoint:
-    """A checkpoint of true size with seeded random weights, spread so that attention is not flat.
-
-    What returns to the residual stream shrinks with depth, as trained models start out: otherwise the rounding of one
-    layer would grow through all that follow.
-    """
+    """A checkpoint of true size with seeded random weights, spread so that attention is not flat."""
     recipe, folder = load_recipe(recipe_name)
     backbone = recipe.backbone.model_copy(update={"layers": layers} if layers else {})
 
@@ -209,8 +204,7 @@ def random_checkpoint(recipe_name: str, layers: int | None = None, seed: int = 0
             generator = torch.Generator().manual_seed(seed + zlib.crc32(name.encode()))
             noise = torch.randn(shape, generator=generator)
             if len(shape) > 1:
-                returns = name.endswith(_RESIDUAL)
-                return noise * (1.5 / min(shape) ** 0.5) * (min(1.0, (2 / backbone.layers) ** 0.5) if returns else 1.0)
+                return noise * (1.5 / min(shape) ** 0.5)
             return 1 + 0.1 * noise if name.endswith("weight") else 0.1 * noise
 
         return LazyTensor(shape, read)
