@@ -9,8 +9,8 @@ from transformers import GPT2LMHeadModel, LlamaForCausalLM, Qwen2ForCausalLM, Qw
 
 from tests.conftest import KINDS, write_recipe
 from wand_export.graph.checkpoint import Checkpoint, random_checkpoint
-from wand_export.graph.decoder import ScatterStep
 from wand_export.graph.reference import config_of
+from wand_export.graph.steps import ScatterStep
 from wand_export.layout import Layout
 
 CLASSES = {"llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "gpt2": GPT2LMHeadModel}
