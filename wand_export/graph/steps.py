@@ -74,3 +74,60 @@ class ScatterStep(nn.Module):
         caches = [ScatterCache(k, v, slots, seen) for k, v in zip(keys, values, strict=True)]
         logits, hidden = self.decoder(embeds, t, last, list(caches))
         return logits, hidden, [c.keys for c in caches], [c.values for c in caches]
+
+
+class LateCache:
+    """Attend-then-write: queries attend the cache as it was and the call's own rows, which are written last.
+
+    After attend, `rows` holds the call's keys and values, each [kv_heads, S, head_dim].
+    """
+
+    rows: tuple[Tensor, Tensor]
+
+    def __init__(self, keys: Tensor, values: Tensor, seen: Tensor) -> None:
+        """seen: bool [S, C + S], the cache's slots and then the call's own rows."""
+        self.keys, self.values = keys, values
+        self.bias = torch.where(seen, 0.0, MASKED)
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See Cache.attend. Products of three dimensions only: those of four are computed outside XNNPACK."""
+        self.rows = k, v
+        kv_heads, capacity, _ = self.keys.shape
+        scores = torch.cat([torch.bmm(q, self.keys.transpose(1, 2)), torch.bmm(q, k.transpose(1, 2))], dim=-1)
+        biased = scores.view(kv_heads, -1, *self.bias.shape) + self.bias
+        weights = torch.softmax(biased, dim=-1).view(scores.shape)
+        return torch.bmm(weights[:, :, :capacity], self.values) + torch.bmm(weights[:, :, capacity:], v)
+
+
+class LateStep(nn.Module):
+    """The graph contract over a LateCache: keys and values are buffers `keys_0`, `values_0` and so on.
+
+    Without a batch axis, which would cost a copy of the whole cache for every layer at every step in ExecuTorch.
+    """
+
+    def __init__(self, decoder: Decoder, layout: Layout) -> None:
+        super().__init__()
+        self.decoder, self.layout = decoder, layout
+        shape = (decoder.backbone.kv_heads, layout.capacity, decoder.backbone.head_dim)
+        for i in range(decoder.backbone.layers):
+            self.register_buffer(f"keys_{i}", torch.zeros(shape), persistent=False)
+            self.register_buffer(f"values_{i}", torch.zeros(shape), persistent=False)
+
+    def forward(self, embeds: Tensor, position: Tensor, prefix_len: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """See the top of this file."""
+        rows = torch.arange(embeds.shape[1])
+        first, p = position.to(torch.int64), prefix_len.to(torch.int64)
+        t = first + rows
+        cached = self.layout.sees_before_write(t[:, None], torch.arange(self.layout.capacity), p, first)
+        seen = torch.cat([cached, rows <= rows[:, None]], dim=1)
+        buffers = [
+            (self.get_buffer(f"keys_{i}"), self.get_buffer(f"values_{i}")) for i in range(len(self.decoder.layers))
+        ]
+        caches = [LateCache(keys, values, seen) for keys, values in buffers]
+        logits, hidden = self.decoder(embeds, t, last, list(caches))
+        slots = self.layout.slot(t, p)
+        for cache in caches:
+            for buffer, new in zip((cache.keys, cache.values), cache.rows, strict=True):
+                # Not buffer[:, slots] = new, which fails in ExecuTorch for more than one row.
+                torch.ops.aten.index_put_.default(buffer, [None, slots], new)
+        return logits, hidden
