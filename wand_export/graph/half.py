@@ -1,0 +1,77 @@
+"""What a decoder needs to survive float16, whose largest number is 65,504 and whose integers are exact to 2048.
+
+- Rotary angles grow with the position: they are computed here, in float32, and only their cosines and sines, in a
+  table with a row for each position, reach the graph.
+- The mean square of a norm overflows from |x| = 256 on: the row is divided by its largest magnitude first. What is
+  then added to the mean square is eps / a / a: a * a would overflow in its turn.
+- The mask is finite: see MASKED in graph/steps.py.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from wand_export.graph.decoder import Decoder, RMSNorm, Rotary
+
+_SMALLEST = 1e-3
+"""A row below it is not scaled up further: eps / a / a stays in range."""
+
+
+def unit_rms(x: Tensor, eps: float) -> Tensor:
+    """x / sqrt(mean(x^2) + eps) along the last axis; no value on the way leaves float16 while |x| < 65,504."""
+    a = x.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST)
+    y = x / a
+    return y * torch.rsqrt((y * y).mean(dim=-1, keepdim=True) + eps / a / a)
+
+
+class HalfRMSNorm(nn.Module):
+    """RMSNorm, scaled."""
+
+    def __init__(self, norm: RMSNorm) -> None:
+        super().__init__()
+        self.weight, self.eps = norm.weight, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit_rms(x, self.eps) * self.weight
+
+
+class HalfLayerNorm(nn.Module):
+    """LayerNorm over the last axis, scaled."""
+
+    def __init__(self, norm: nn.LayerNorm) -> None:
+        super().__init__()
+        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return unit_rms(x - x.mean(dim=-1, keepdim=True), self.eps) * self.weight + self.bias
+
+
+class RotaryTable(nn.Module):
+    """The rotary angles of positions 0 to rows - 1, looked up."""
+
+    cos: Tensor
+    sin: Tensor
+
+    def __init__(self, rotary: Rotary, rows: int) -> None:
+        super().__init__()
+        cos, sin = rotary(torch.arange(rows))
+        self.register_buffer("cos", cos, persistent=False)
+        self.register_buffer("sin", sin, persistent=False)
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos, sin float32 [S, head_dim / 2] of integer positions [S]."""
+        return self.cos[positions], self.sin[positions]
+
+
+def prepare(decoder: Decoder, max_position: int) -> None:
+    """Replace, in place, the norms and the rotary of a decoder by those of this module.
+
+    max_position: positions that the rotary table serves.
+    """
+    for parent in list(decoder.modules()):
+        for name, child in parent.named_children():
+            if isinstance(child, RMSNorm):
+                setattr(parent, name, HalfRMSNorm(child))
+            elif isinstance(child, nn.LayerNorm):
+                setattr(parent, name, HalfLayerNorm(child))
+    if decoder.rotary is not None:
+        decoder.rotary = RotaryTable(decoder.rotary, max_position)
