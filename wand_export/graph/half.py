@@ -2,10 +2,12 @@
 
 - Rotary angles grow with the position: they are computed here, in float32, and only their cosines and sines, in a
   table with a row for each position, reach the graph.
-- The mean square of a norm overflows from |x| = 256 on: the row is divided by its largest magnitude first. What is
-  then added to the mean square is eps / a / a: a * a would overflow in its turn.
+- The mean square of a norm overflows from |x| = 256 on: the row is divided by its largest magnitude a first. What is
+  then added to the mean square is (sqrt(eps) / a)^2: a^2 would overflow in its turn, and eps alone is a denormal.
 - The mask is finite: see MASKED in graph/steps.py.
 """
+
+import math
 
 import torch
 from torch import Tensor, nn
@@ -13,14 +15,14 @@ from torch import Tensor, nn
 from wand_export.graph.decoder import Decoder, RMSNorm, Rotary
 
 _SMALLEST = 1e-3
-"""A row below it is not scaled up further: eps / a / a stays in range."""
+"""A row whose largest magnitude is below it is not scaled up further."""
 
 
 def unit_rms(x: Tensor, eps: float) -> Tensor:
     """x / sqrt(mean(x^2) + eps) along the last axis; no value on the way leaves float16 while |x| < 65,504."""
     a = x.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST)
-    y = x / a
-    return y * torch.rsqrt((y * y).mean(dim=-1, keepdim=True) + eps / a / a)
+    y, floor = x / a, torch.full_like(a, math.sqrt(eps)) / a
+    return y * torch.rsqrt((y * y).mean(dim=-1, keepdim=True) + floor * floor)
 
 
 class HalfRMSNorm(nn.Module):
@@ -59,7 +61,7 @@ class RotaryTable(nn.Module):
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin float32 [S, head_dim / 2] of integer positions [S]."""
-        return self.cos[positions], self.sin[positions]
+        return self.cos.index_select(0, positions), self.sin.index_select(0, positions)
 
 
 def prepare(decoder: Decoder, max_position: int) -> None:
