@@ -18,11 +18,19 @@ _SMALLEST = 1e-3
 """A row whose largest magnitude is below it is not scaled up further."""
 
 
-def unit_rms(x: Tensor, eps: float) -> Tensor:
+class UnitRMS(nn.Module):
     """x / sqrt(mean(x^2) + eps) along the last axis; no value on the way leaves float16 while |x| < 65,504."""
-    a = x.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST)
-    y, floor = x / a, torch.full_like(a, math.sqrt(eps)) / a
-    return y * torch.rsqrt((y * y).mean(dim=-1, keepdim=True) + floor * floor)
+
+    root: Tensor
+
+    def __init__(self, eps: float) -> None:
+        super().__init__()
+        self.register_buffer("root", torch.tensor([math.sqrt(eps)]), persistent=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        a = x.abs().amax(dim=-1, keepdim=True).clamp(min=_SMALLEST)
+        y, floor = x / a, self.root / a
+        return y * torch.rsqrt((y * y).mean(dim=-1, keepdim=True) + floor * floor)
 
 
 class HalfRMSNorm(nn.Module):
@@ -30,10 +38,10 @@ class HalfRMSNorm(nn.Module):
 
     def __init__(self, norm: RMSNorm) -> None:
         super().__init__()
-        self.weight, self.eps = norm.weight, norm.eps
+        self.weight, self.unit = norm.weight, UnitRMS(norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit_rms(x, self.eps) * self.weight
+        return self.unit(x) * self.weight
 
 
 class HalfLayerNorm(nn.Module):
@@ -41,27 +49,25 @@ class HalfLayerNorm(nn.Module):
 
     def __init__(self, norm: nn.LayerNorm) -> None:
         super().__init__()
-        self.weight, self.bias, self.eps = norm.weight, norm.bias, norm.eps
+        self.weight, self.bias, self.unit = norm.weight, norm.bias, UnitRMS(norm.eps)
 
     def forward(self, x: Tensor) -> Tensor:
-        return unit_rms(x - x.mean(dim=-1, keepdim=True), self.eps) * self.weight + self.bias
+        return self.unit(x - x.mean(dim=-1, keepdim=True)) * self.weight + self.bias
 
 
 class RotaryTable(nn.Module):
     """The rotary angles of positions 0 to rows - 1, looked up."""
 
-    cos: Tensor
-    sin: Tensor
+    table: Tensor
 
     def __init__(self, rotary: Rotary, rows: int) -> None:
         super().__init__()
-        cos, sin = rotary(torch.arange(rows))
-        self.register_buffer("cos", cos, persistent=False)
-        self.register_buffer("sin", sin, persistent=False)
+        self.register_buffer("table", torch.cat(rotary(torch.arange(rows)), dim=1), persistent=False)
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin float32 [S, head_dim / 2] of integer positions [S]."""
-        return self.cos.index_select(0, positions), self.sin.index_select(0, positions)
+        cos, sin = self.table.index_select(0, positions).chunk(2, dim=1)
+        return cos, sin
 
 
 def prepare(decoder: Decoder, max_position: int) -> None:
