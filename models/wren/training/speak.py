@@ -16,10 +16,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from codec import Encoder
+from codec import load_encoder
 from corpus import speak as teacher_speech
 from corpus import teacher
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from wand_export.distill.curriculum import HIDDEN
@@ -47,15 +46,12 @@ def samples(codes: list[int]) -> np.ndarray:
 
 def teacher_speaker(through_codec: bool) -> Callable[[str, int], np.ndarray]:
     frontend, model = Frontend.load(VOICE / "text"), teacher()
-    encoder = Encoder()
-    if through_codec:
-        state = load_file(VOICE / "codec" / "encoder.safetensors")
-        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    encoder = load_encoder() if through_codec else None
 
     @torch.no_grad()
     def speak(sentence: str, seed: int) -> np.ndarray:
         utterance, audio = teacher_speech(model, frontend.phonemes(sentence), np.random.default_rng(seed))
-        return samples(encoder.codes(torch.tensor(utterance["mel"]).float()).tolist()) if through_codec else audio
+        return samples(encoder.codes(torch.tensor(utterance["mel"]).float()).tolist()) if encoder else audio
 
     return speak
 
@@ -83,7 +79,7 @@ def checkpoint_speaker(folder: Path, window: int | None) -> Callable[[str, int],
                 break
             generated.append(token)
             rows = [token]
-        return samples(generated)
+        return samples([token for token in generated if token < RECIPE.audio.codes])
 
     return speak
 
