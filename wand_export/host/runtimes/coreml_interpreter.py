@@ -123,7 +123,7 @@ class Function:
         return {name: values[self._slots[name]] for name in self.outputs}
 
     def _perform(self, op: _Operation, values: list[Any], state: State, observe: Observer | None) -> None:
-        given = {
+        given: dict[str, Any] = {
             name: values[source] if isinstance(source, int) else [values[i] for i in source]
             for name, source in op.inputs
         }

@@ -29,6 +29,10 @@ def rsqrt(x: Array, epsilon: float = 1e-12) -> Value:
     return 1 / np.sqrt(x + epsilon)
 
 
+def inverse(x: Array, epsilon: float = 1e-4) -> Value:
+    return 1 / (x + epsilon)
+
+
 def silu(x: Array) -> Value:
     return x / (1 + np.exp(-x))
 
@@ -41,7 +45,7 @@ def gelu(x: Array, mode: str = "EXACT") -> Value:
     raise ValueError(f"gelu mode {mode}")
 
 
-def erf(x: Array) -> Array:
+def erf(x: Array) -> Value:
     """The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26)."""
     wide = np.abs(x.astype(np.float64))
     t = 1 / (1 + 0.3275911 * wide)
@@ -82,7 +86,7 @@ def linear(x: Array, weight: Array, bias: Value = 0.0) -> Value:
     return x @ weight.T + bias
 
 
-def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Array:
+def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Value:
     return np.matmul(x.swapaxes(-1, -2) if transpose_x else x, y.swapaxes(-1, -2) if transpose_y else y)
 
 
@@ -137,7 +141,7 @@ def conv_transpose(
     return y if bias is None else y + bias[:, None]
 
 
-def select(cond: Array, a: Value, b: Value) -> Array:
+def select(cond: Array, a: Value, b: Value) -> Value:
     return np.where(cond, a, b)
 
 
@@ -147,6 +151,10 @@ def gather(x: Array, indices: Array, axis: int = 0, batch_dims: int = 0, validat
     if np.min(indices) < 0 or np.max(indices) >= x.shape[axis]:
         raise ValueError(f"gather index {np.min(indices)} to {np.max(indices)} of {x.shape[axis]} rows")
     return np.take(x, indices, axis=axis)
+
+
+def fill_like(ref_tensor: Array, value: float = 0.0) -> Array:
+    return np.full_like(ref_tensor, value)
 
 
 def reshape(x: Array, shape: Axes) -> Array:
@@ -176,7 +184,7 @@ def concat(values: list[Array], axis: int, interleave: bool = False) -> Array:
 
 
 def split(x: Array, axis: int, split_sizes: Axes | None = None, num_splits: int | None = None) -> list[Array]:
-    parts = num_splits if split_sizes is None else np.cumsum(split_sizes)[:-1]
+    parts: Any = num_splits if split_sizes is None else np.cumsum(split_sizes)[:-1]
     return np.split(x, parts, axis=axis)
 
 
@@ -201,7 +209,7 @@ def slice_by_index(
     return np.asarray(x[tuple(index)])
 
 
-def cast(x: Value, dtype: str) -> Array:
+def cast(x: Value, dtype: str) -> Value:
     """Floats are cut towards zero. Raises ValueError for a value outside a narrow integer type."""
     if dtype in ("fp16", "fp32"):
         return np.asarray(x, np.float32)
@@ -255,9 +263,9 @@ OPS: dict[str, Callable[..., Any]] = {
     **{
         function.__name__: function
         for function in (
-            cast, clip, concat, constexpr_blockwise_shift_scale, conv, conv_transpose, cumsum, expand_dims, gather,
-            gelu, layer_norm, linear, matmul, reshape, rsqrt, select, silu, slice_by_index, softmax, split, squeeze,
-            tile, transpose,
+            cast, clip, concat, constexpr_blockwise_shift_scale, conv, conv_transpose, cumsum, expand_dims, fill_like,
+            gather, gelu, inverse, layer_norm, linear, matmul, reshape, rsqrt, select, silu, slice_by_index, softmax,
+            split, squeeze, tile, transpose,
         )
     },
 }  # fmt: skip
