@@ -68,8 +68,8 @@ def _number(value: float | None, digits: int = 1) -> str:
 
 def _parity_table(manifest: Manifest) -> list[str]:
     lines = [
-        "| target | MB | PSNR dB | max dlogit | KL, nats | top-1 | first divergence | passed |",
-        "|---|---|---|---|---|---|---|---|",
+        "| target | how | MB | PSNR dB | max dlogit | KL, nats | top-1 | first divergence | passed |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     components = []
     for name, artifact in manifest.artifacts.items():
@@ -78,7 +78,7 @@ def _parity_table(manifest: Manifest) -> list[str]:
             continue
         diverged = "none" if parity.first_divergence is None else f"step {parity.first_divergence}"
         lines.append(
-            f"| {name} | {artifact.bytes / 1e6:.1f} | {_number(parity.psnr_db)} | {parity.max_abs_dlogit:.2g} | "
+            f"| {name} | {parity.how} | {artifact.bytes / 1e6:.1f} | {_number(parity.psnr_db)} | {parity.max_abs_dlogit:.2g} | "
             f"{parity.kl:.2g} | {parity.top1_agreement:.1%} of {parity.steps} | {diverged} | "
             f"{'yes' if parity.passed else 'NO'} |"
         )
@@ -100,6 +100,9 @@ def bench_table(document: dict[str, Any]) -> list[str]:
         "|" + "---|" * 14,
     ]
     for a in document["artifacts"]:
+        if a["how"] == "not_run":
+            lines.append(f"| {a['target']} | {a['artifact_bytes'] / 1e6:.1f} | not run here |" + " - |" * 11)
+            continue
         early, middle, late = (a["step_ms"][name] for name in ("early", "middle", "late"))
         private, file = ("-" if a[key] is None else f"{a[key] / 1e6:.1f}" for key in ("private_bytes", "file_bytes"))
         lines.append(
@@ -133,7 +136,8 @@ def plot_kv(file: Path, manifest: Manifest) -> None:
 def plot_latency(file: Path, document: dict[str, Any]) -> None:
     """Median step over position: flat under WAND, rising in the twin with full attention."""
     figure, axes = _figure("position, tokens", "decode step, ms (median)")
-    for number, a in enumerate(document["artifacts"]):
+    ran = [a for a in document["artifacts"] if a["how"] == "ran"]
+    for number, a in enumerate(ran):
         colour = f"C{number}"
         points = [a["step_ms"][name] for name in ("early", "middle", "late")]
         axes.plot([p["position"] for p in points], [p["p50"] for p in points], "o-", color=colour, label=a["target"])

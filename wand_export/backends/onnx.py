@@ -11,6 +11,8 @@ import onnx_ir as ir
 import torch
 from torch import Tensor, nn
 
+from wand_export.backends import Emitted
+from wand_export.errors import InputError
 from wand_export.graph.decoder import Decoder
 from wand_export.graph.quantize import linears, quantize_blocks
 from wand_export.graph.steps import ScatterStep
@@ -22,7 +24,7 @@ OPSET = 23
 OLDEST_RUNTIME = "1.23.0"
 """Oldest onnxruntime that loads these files, found by trying: 1.22 refuses opset 23."""
 
-DECODER, DATA, TWIN = "decoder.onnx", "decoder.data", "twin.onnx"
+DECODER, DATA, TWIN, AUDIO = "decoder.onnx", "decoder.data", "twin.onnx", "audio.onnx"
 _INLINE_BYTES = 1024
 _INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level that multiplies integers; the others are more than twice as slow."""
@@ -35,7 +37,7 @@ class BlockLinear(nn.Module):
 
     def __init__(self, linear: nn.Linear, precision: Precision) -> None:
         super().__init__()
-        assert precision.block is not None
+        assert isinstance(precision.block, int)
         blocks = quantize_blocks(linear.weight, precision.bits, precision.block)
         # MatMulNBits holds unsigned integers around a zero point of half the range, low nibble first.
         unsigned = (blocks.integers.to(torch.int16) + 2 ** (precision.bits - 1)).to(torch.uint8)
@@ -67,17 +69,22 @@ class BlockLinear(nn.Module):
 
 
 def quantize(decoder: Decoder, target: Target) -> None:
-    """Replace, in place, the linear layers that the target holds as integers."""
+    """Replace, in place, the linear layers that the target holds as integers.
+
+    Raises InputError for a block that MatMulNBits does not have.
+    """
     for name, linear, precision in linears(decoder, target.precision):
+        if precision.block == "channel":
+            raise InputError(target.name, "block channel", "MatMulNBits takes blocks of 16, 32, 64 or 128")
         if precision.block is not None:
             parent, _, child = name.rpartition(".")
             setattr(decoder.get_submodule(parent), child, BlockLinear(linear, precision))
 
 
-def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_twin: bool) -> dict[str, Any]:
+def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_twin: bool) -> Emitted:
     """Write decoder.onnx with decoder.data, and twin.onnx over the same data, into `folder`.
 
-    The decoder's linear layers are replaced in place. Returns {"files", "twin", "step_bytes", "emitted_by"}.
+    The decoder's linear layers are replaced in place.
     """
     quantize(decoder, target)
     step_bytes = sum(t.numel() * t.element_size() for t in (*decoder.parameters(), *decoder.buffers()))
@@ -91,13 +98,13 @@ def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_tw
         share_data(twin, folder)
         ir.save(twin, folder / TWIN)
         files.append(TWIN)
-    return {
-        "files": files,
-        "twin": TWIN if with_twin else None,
-        "step_bytes": step_bytes,
-        "oldest_runtime": OLDEST_RUNTIME,
-        "emitted_by": {"torch": torch.__version__.split("+")[0], "onnx": onnx.__version__, "opset": str(OPSET)},
-    }
+    return Emitted(
+        files=files,
+        step_bytes=step_bytes,
+        emitted_by={"torch": torch.__version__.split("+")[0], "onnx": onnx.__version__, "opset": str(OPSET)},
+        oldest_runtime=OLDEST_RUNTIME,
+        twin=TWIN if with_twin else None,
+    )
 
 
 def export_step(decoder: Decoder, layout: Layout | None, chunk: int) -> ir.Model:
@@ -158,13 +165,14 @@ def is_large(tensor: ir.TensorProtocol | None) -> bool:
     return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > _INLINE_BYTES
 
 
-def emit_audio(vocoder: Vocoder, path: Path) -> None:
-    """Write the audio decoder as one ONNX file of fixed shapes."""
+def emit_audio(vocoder: Vocoder, folder: Path) -> str:
+    """Write the audio decoder as one ONNX file of fixed shapes, and return its name."""
     config = vocoder.config
     tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
     arguments = (tokens, torch.zeros(1, config.noise_samples), torch.zeros(1))
     names = {"input_names": ["tokens", "noise", "phase"], "output_names": ["audio", "new_phase"]}
-    ir.save(_traced(vocoder, arguments, names), path)
+    ir.save(_traced(vocoder, arguments, names), folder / AUDIO)
+    return AUDIO
 
 
 def _traced(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> ir.Model:

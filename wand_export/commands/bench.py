@@ -40,16 +40,17 @@ def bench(
     """
     opened = load_bundle(bundle)
     count = threads or os.cpu_count() or 1
+    running = [target for target in opened.targets if _runs_here(opened, target)]
     footprints = {}
-    for target in opened.targets:
+    for target in running:
         report(f"{target}: memory, load and speech in a process of its own")
         footprints[target] = _apart(_footprint, bundle, target, count)
     report("reading bandwidth")
     bandwidth = read_bandwidth(count)
-    timings = _rounds(opened, count, steps or STEPS, report)
+    timings = _rounds(opened, running, count, steps or STEPS, report)
     twins = {}
-    for target, artifact in opened.manifest.artifacts.items():
-        if artifact.twin is not None:
+    for target in running:
+        if opened.manifest.artifacts[target].twin is not None:
             report(f"{target}: its twin with full attention")
             twins[target] = _twin(opened, target, count, steps or STEPS)
     document = {
@@ -62,6 +63,8 @@ def bench(
         },
         "artifacts": [
             _artifact(opened, target, bandwidth, timings[target], footprints[target], twins.get(target))
+            if target in running
+            else _not_run(opened, target)
             for target in opened.targets
         ],
     }
@@ -70,6 +73,11 @@ def bench(
 
         write_bench(output, opened.manifest, document)
     return document
+
+
+def _runs_here(bundle: Bundle, target: str) -> bool:
+    with bundle.open(target) as session:
+        return session.how == "ran"
 
 
 def read_bandwidth(threads: int) -> float:
@@ -112,14 +120,17 @@ def _timed(session: Session, row: Floats, count: int) -> list[float]:
     return found
 
 
-def _rounds(bundle: Bundle, threads: int, steps: int, report: Callable[[str], None]) -> dict[str, dict[str, Any]]:
-    """Steps at the three positions and the prefill, of all targets in turn."""
+def _rounds(
+    bundle: Bundle, targets: list[str], threads: int, steps: int, report: Callable[[str], None]
+) -> dict[str, dict[str, Any]]:
+    """Steps at the three positions and the prefill, of these targets in turn."""
     manifest = bundle.manifest
     prefix = _rows(bundle, manifest.kv_cache.prefix_capacity)
     short = prefix[: min(PREFIX, len(prefix))]
-    last = (manifest.model.max_position or 2 * LATE) - 2 * steps
+    sessions = {target: bundle.open(target, threads) for target in targets}
+    limits = [session.max_position for session in sessions.values() if session.max_position]
+    last = min(limits, default=2 * LATE) - 2 * steps
     positions = {"early": len(short), "middle": min(MIDDLE, last // 2), "late": min(LATE, last)}
-    sessions = {target: bundle.open(target, threads) for target in bundle.targets}
     found: dict[str, dict[str, Any]] = {
         t: {"positions": positions, "prefill": [], **{n: [] for n in positions}} for t in sessions
     }
@@ -186,6 +197,19 @@ def _artifact(
     }
 
 
+def _not_run(bundle: Bundle, target: str) -> dict[str, Any]:
+    """The same keys for an artifact whose runtime is not here: its sizes, and null for all that nobody measured."""
+    artifact = bundle.manifest.artifacts[target]
+    measured = (
+        "step_ms", "late_over_early", "twin_ms", "floor_ms", "floor_ratio", "prefill_ms_per_token", "load_ms",
+        "first_audio_ms", "private_bytes", "file_bytes", "steady_bytes", "peak_bytes", "lm_real_time_factor",
+        "real_time_factor",
+    )  # fmt: skip
+    known = {"target": target, "runtime": artifact.runtime, "how": "not_run"}
+    sizes = {"artifact_bytes": artifact.bytes, "kv_bytes": bundle.manifest.kv_cache.bytes}
+    return {**known, **dict.fromkeys(measured), **sizes}
+
+
 def _apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
     """Call a function in a fresh process, whose memory holds nothing else."""
     with multiprocessing.get_context("spawn").Pool(1) as pool:
@@ -194,11 +218,10 @@ def _apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str
 
 def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
     """Memory above a bare process with the same imports, load time, and the speech chain, measured in this process."""
-    import onnxruntime  # noqa: F401  part of the bare process, not of the bundle
-
+    bundle = load_bundle(path, check="size")
+    bundle.import_runtime(target)  # part of the bare process, not of the bundle
     bare = resident_bytes()
     before = bare["private"] + bare["file"] if bare else 0
-    bundle = load_bundle(path, check="size")
     start = time.perf_counter()
     session = bundle.open(target, threads)
     load_ms = (time.perf_counter() - start) * 1e3

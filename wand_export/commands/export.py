@@ -10,8 +10,7 @@ from typing import Any, Literal
 import torch
 from safetensors.torch import save_file
 
-from wand_export import __version__
-from wand_export.backends import onnx as backend
+from wand_export import __version__, backends
 from wand_export.errors import InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
@@ -36,7 +35,9 @@ from wand_export.spec.manifest import (
 from wand_export.spec.selftest import Stretch
 from wand_export.spec.target import Target, load_target
 
-AUDIO_DECODER = "audio/{runtime}.onnx"
+AUDIO_FOLDER = "audio"
+TWIN_RUNTIME = "onnx"
+"""The twin is what a user has today, beside our own: one runtime is enough for that."""
 BEYOND_WRAP = 32
 """Parity at export runs this many steps past the window; wand verify with the checkpoint runs four windows."""
 SELFTEST_STEPS = 48
@@ -193,22 +194,23 @@ def _fill(
     dtypes = {name: getattr(torch, table.dtype) for name, table in draft.tables.items()}
     save_file({name: source.table(name).to(dtype) for name, dtype in dtypes.items()}, folder / EMBEDDINGS)
     speakable = _copy_text(source, folder)
-    audio, decoder_file = draft.audio, None
+    audio, audio_files = draft.audio, dict[str, str]()
     if source.recipe.audio.vocoder is not None:
-        report("emitting the audio decoder")
         vocoder = load_vocoder(source.find(source.recipe.audio.vocoder))
-        decoder_file = AUDIO_DECODER.format(runtime="onnx")
-        (folder / decoder_file).parent.mkdir()
-        backend.emit_audio(vocoder, folder / decoder_file)
         audio = audio.model_copy(update={"decoder": _audio_decoder(vocoder)})
-    manifest = draft.model_copy(update={"audio": audio})
+        for runtime in dict.fromkeys(target.runtime for target in targets):
+            report(f"{runtime}: emitting the audio decoder")
+            place = f"{AUDIO_FOLDER}/{runtime}"
+            (folder / place).mkdir(parents=True)
+            audio_files[runtime] = f"{place}/{backends.of(runtime).emit_audio(vocoder, folder / place)}"
     artifacts: dict[str, Artifact] = {}
     for target in targets:
         report(f"{target.name}: emitting")
         (folder / target.name).mkdir()
-        emitted = backend.emit(source.decoder(), layout, target, folder / target.name, with_twin)
-        artifacts[target.name] = _artifact(folder, target, emitted, decoder_file)
-    manifest = manifest.model_copy(update={"artifacts": artifacts})
+        twin = with_twin and target.runtime == TWIN_RUNTIME
+        emitted = backends.of(target.runtime).emit(source.decoder(), layout, target, folder / target.name, twin)
+        artifacts[target.name] = _artifact(folder, target, emitted, audio_files.get(target.runtime))
+    manifest = draft.model_copy(update={"audio": audio, "artifacts": artifacts})
     manifest = _verify(folder, source, manifest, targets, speakable, report)
     for target in targets:
         parity = manifest.artifacts[target.name].parity
@@ -246,21 +248,24 @@ def _audio_decoder(vocoder: Vocoder) -> AudioDecoder:
     )
 
 
-def _artifact(folder: Path, target: Target, emitted: dict[str, Any], audio_decoder: str | None) -> Artifact:
-    files = [f"{target.name}/{name}" for name in emitted["files"]]
-    twin = emitted["twin"] and f"{target.name}/{emitted['twin']}"
+def _artifact(folder: Path, target: Target, emitted: backends.Emitted, audio_decoder: str | None) -> Artifact:
+    files = [f"{target.name}/{name}" for name in emitted.files]
+    twin = emitted.twin and f"{target.name}/{emitted.twin}"
     return Artifact(
         runtime=target.runtime,
         delegate=target.delegate,
+        max_position=target.max_position,
+        minimum_os=target.minimum_os,
+        compute_units=target.compute_units,
         precision=target.precision,
         files=files,
         audio_decoder=audio_decoder,
         twin=twin,
         bytes=sum((folder / name).stat().st_size for name in files if name != twin),
-        step_bytes=emitted["step_bytes"],
+        step_bytes=emitted.step_bytes,
         prefill_chunk=target.prefill_chunk,
-        emitted_by=emitted["emitted_by"],
-        oldest_runtime=emitted["oldest_runtime"],
+        emitted_by=emitted.emitted_by,
+        oldest_runtime=emitted.oldest_runtime,
         thresholds=target.parity,
         parity=None,
     )
@@ -284,8 +289,8 @@ def _verify(
         report(f"{target.name}: comparing with the reference")
         with bundle.open(target.name) as session:
             comparison = ladder.measure(bundle, expectation, session)
-        components = ladder.measure_components(bundle, source, expectation, target)
-        parities[target.name] = ladder.parity(comparison, components, target)
+        components = ladder.measure_components(bundle, source, expectation, target.precision)
+        parities[target.name] = ladder.parity(session, comparison, components, target.parity)
     exact = {target.name: target.parity.greedy_equal for target in targets}
     test = ladder.selftest_of(expectation, parities, exact.__getitem__, min(SELFTEST_STEPS, steps))
     (folder / selftest.FILE).write_text(test.model_dump_json() + "\n", encoding="utf-8")

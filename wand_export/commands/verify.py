@@ -7,7 +7,6 @@ from typing import Any
 from wand_export.errors import InputError
 from wand_export.host.bundle import Bundle, load_bundle
 from wand_export.host.selftest import load_selftest, run_selftest
-from wand_export.spec.target import Target
 
 WINDOWS = 4
 """The ladder decodes this many windows of tokens."""
@@ -45,7 +44,7 @@ def _selftest(bundle: Bundle, report: Callable[[str], None]) -> dict[str, Any]:
                 "target": target,
                 "runtime": artifact.runtime,
                 "files": artifact.files,
-                "how": "ran",
+                "how": session.how,
                 "steps": outcome.steps,
                 "psnr_db": None,
                 "max_abs_dlogit": outcome.max_abs_dlogit,
@@ -73,21 +72,11 @@ def _ladder(bundle: Bundle, path: Path, report: Callable[[str], None]) -> dict[s
     decoder = expectation.decoder
     found = []
     for name, artifact in manifest.artifacts.items():
-        assert artifact.parity is not None
-        target = Target(
-            schema_version=1,
-            name=name,
-            runtime=artifact.runtime,
-            delegate=artifact.delegate,
-            prefill_chunk=artifact.prefill_chunk,
-            precision=artifact.precision,
-            parity=artifact.thresholds,
-        )
         report(f"{name}: comparing with the reference")
         with bundle.open(name) as session:
             comparison = ladder.measure(bundle, expectation, session)
-        components = ladder.measure_components(bundle, source, expectation, target)
-        parity = ladder.parity(comparison, components, target)
+        components = ladder.measure_components(bundle, source, expectation, artifact.precision)
+        parity = ladder.parity(session, comparison, components, artifact.thresholds)
         found.append(
             {"target": name, "runtime": artifact.runtime, "files": artifact.files, **parity.model_dump(mode="json")}
         )

@@ -15,7 +15,7 @@ from wand_export.host.session import Floats, Session
 from wand_export.layout import Layout
 from wand_export.spec.manifest import ComponentParity, Parity
 from wand_export.spec.selftest import Expected, Golden, SelfTest, Stretch
-from wand_export.spec.target import COMPONENTS, Target
+from wand_export.spec.target import COMPONENTS, Precisions, Thresholds
 
 LATE = 10_000
 _LATE_STEPS = 1024
@@ -99,14 +99,14 @@ def measure(bundle: Bundle, expectation: Expectation, session: Session) -> Compa
 
 
 def measure_components(
-    bundle: Bundle, checkpoint: Checkpoint, expectation: Expectation, target: Target
+    bundle: Bundle, checkpoint: Checkpoint, expectation: Expectation, precisions: Precisions
 ) -> dict[str, ComponentParity]:
     """What rounding each component alone does to the reference's logits."""
     prefix = torch.from_numpy(prefix_rows(bundle, expectation.prefix))
     rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, expectation.forced, 0))])
     found = {}
     for component in COMPONENTS:
-        precision = getattr(target.precision, component)
+        precision = getattr(precisions, component)
         if precision.block is not None:
             reference = checkpoint.reference()
             round_reference(reference, component, precision)
@@ -116,11 +116,13 @@ def measure_components(
     return found
 
 
-def parity(comparison: Comparison, components: dict[str, ComponentParity], target: Target) -> Parity:
-    """A comparison as the manifest holds it, passed or not by the target's thresholds."""
-    enough = comparison.psnr_db is None or comparison.psnr_db >= target.parity.min_psnr_db
-    passed = enough and (comparison.greedy_equal or not target.parity.greedy_equal)
-    return Parity(how="ran", components=components, passed=passed, **asdict(comparison))
+def parity(
+    session: Session, comparison: Comparison, components: dict[str, ComponentParity], thresholds: Thresholds
+) -> Parity:
+    """A session's comparison as the manifest holds it, passed or not by its target's thresholds."""
+    enough = comparison.psnr_db is None or comparison.psnr_db >= thresholds.min_psnr_db
+    passed = enough and (comparison.greedy_equal or not thresholds.greedy_equal)
+    return Parity(how=session.how, components=components, passed=passed, **asdict(comparison))
 
 
 def selftest_of(

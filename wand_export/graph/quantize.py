@@ -1,6 +1,7 @@
 """Symmetric integer weights with one scale for each block along the input: the scheme of every integer target."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -29,13 +30,14 @@ class Blocks:
         return weight.flatten(1)[:, : self.columns].contiguous()
 
 
-def quantize_blocks(weight: Tensor, bits: int, block: int) -> Blocks:
-    """Round a float32 weight [rows, columns] to signed integers of 4 or 8 bits.
+def quantize_blocks(weight: Tensor, bits: int, block: int | Literal["channel"]) -> Blocks:
+    """Round a float32 weight [rows, columns] to signed integers of 4 or 8 bits; block "channel" is a whole row.
 
     The scale takes the value of largest magnitude in a block to -2^(bits-1), the one end of the range that is
     a step wider than the other, as llama.cpp's Q4_0 and ONNX Runtime's MatMulNBits quantizer do.
     """
     rows, columns = weight.shape
+    block = columns if block == "channel" else block
     padded = nn.functional.pad(weight, (0, -columns % block)).view(rows, -1, block)
     extreme = padded.gather(2, padded.abs().argmax(dim=2, keepdim=True))
     limit = 2 ** (bits - 1)

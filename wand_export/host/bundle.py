@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from importlib import import_module
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any, Literal, Self
 
@@ -11,7 +12,7 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from wand_export.errors import BundleError, InputError
-from wand_export.spec.manifest import SCHEMA_VERSION, Manifest
+from wand_export.spec.manifest import SCHEMA_VERSION, Artifact, Manifest
 from wand_export.spec.schema import explain
 
 if TYPE_CHECKING:
@@ -53,12 +54,16 @@ class Bundle:
             return of_runtime[0]
         raise BundleError(self.path, f"no one target {target!r}", f"it has: {', '.join(self.targets)}")
 
+    def import_runtime(self, target: str) -> None:
+        """Import what open() of a target needs, as the bare process that its memory is compared with."""
+        _runtime(self.manifest.artifacts[self.resolve(target)])
+
     def open(self, target: str | None = None, threads: int | None = None) -> "Session":
         """A session on a target. threads None lets the runtime choose. Raises BundleError."""
-        from wand_export.host.runtimes.onnx import OnnxSession
-
         name = self.resolve(target)
-        return OnnxSession(self.path, name, self.manifest, self.manifest.artifacts[name], threads)
+        artifact = self.manifest.artifacts[name]
+        session: Session = _runtime(artifact).open_decoder(self.path, name, self.manifest, artifact, threads)
+        return session
 
     def open_twin(self, target: str, threads: int | None = None) -> "Session":
         """The target's decoder without its window, for benchmarks. Raises BundleError if it was not exported."""
@@ -68,13 +73,11 @@ class Bundle:
 
     def open_audio(self, target: str | None = None, threads: int | None = None) -> "AudioSession":
         """The audio decoder beside a target. Raises BundleError if the bundle has none."""
-        from wand_export.host.runtimes.onnx import OnnxAudio
-
-        name = self.resolve(target)
-        file = self.manifest.artifacts[name].audio_decoder
-        if file is None:
+        artifact = self.manifest.artifacts[self.resolve(target)]
+        if artifact.audio_decoder is None:
             raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
-        return OnnxAudio(self.path / file, threads)
+        session: AudioSession = _runtime(artifact).open_audio(self.path / artifact.audio_decoder, threads)
+        return session
 
     def embed(self, table: str, ids: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """Rows of a table, float32 [n, D], for ids [n]; with learned positions [n] added where they are given.
@@ -106,6 +109,11 @@ class Bundle:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def _runtime(artifact: Artifact) -> Any:
+    """The module of host/runtimes that runs an artifact: open_decoder() and open_audio()."""
+    return import_module(f"wand_export.host.runtimes.{artifact.runtime}")
 
 
 def load_bundle(path: Path | str, check: Literal["full", "size"] = "full") -> Bundle:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -26,14 +26,18 @@ class StepOutput:
 class Session(ABC):
     """One request at a time: prefill(), then step() for each generated token; prefill() again starts anew.
 
-    The runtimes accept wrong integers and NaN silently, so they are refused here.
+    The runtimes accept wrong integers and NaN silently, so they are refused here. `how` tells whether the artifact
+    runs in its own runtime or is interpreted by this package.
     """
+
+    how: ClassVar[Literal["ran", "interpreted"]] = "ran"
 
     def __init__(self, name: str, manifest: Manifest, artifact: Artifact) -> None:
         self.name = name
         self.layout = Layout(manifest.kv_cache.prefix_capacity, manifest.kv_cache.window)
         self.hidden = manifest.model.hidden
-        self.max_position = manifest.model.max_position
+        limits = [limit for limit in (manifest.model.max_position, artifact.max_position) if limit is not None]
+        self.max_position = min(limits, default=None)
         self.chunk = artifact.prefill_chunk
         self.position = 0
         self.prefix_len = 0
@@ -64,7 +68,8 @@ class Session(ABC):
         if self.prefix_len == 0:
             raise InputError(self.name, "step before prefill", "call prefill first")
         if self.max_position is not None and self.position >= self.max_position:
-            raise InputError(self.name, f"position {self.position}", f"this model serves {self.max_position} positions")
+            fix = f"this artifact serves {self.max_position} positions: speak shorter sentences"
+            raise InputError(self.name, f"position {self.position}", fix)
         row = embed[None]
         self._check(row)
         output = self._run(row)

@@ -4,7 +4,7 @@ from typing import Literal
 
 from wand_export.spec.recipe import Licence, PrefixPart, Sampler, Stop, Text
 from wand_export.spec.schema import Schema
-from wand_export.spec.target import Precisions, Thresholds
+from wand_export.spec.target import Precisions, Runtime, Thresholds
 
 SCHEMA_VERSION = 1
 
@@ -84,6 +84,15 @@ class ComponentParity(Schema):
     top1_agreement: float
 
 
+class Exact(Schema):
+    """An interpreted artifact in float32 arithmetic, against the reference with weights rounded as its own are."""
+
+    psnr_db: float | None
+    max_abs_dlogit: float
+    greedy_equal: bool
+    first_divergence: int | None
+
+
 class Parity(Schema):
     """An artifact against the reference. psnr_db is null when identical."""
 
@@ -97,14 +106,22 @@ class Parity(Schema):
     first_divergence: int | None
     near_ties: int
     components: dict[str, ComponentParity]
+    exact: Exact | None = None
     passed: bool
 
 
 class Artifact(Schema):
-    """One emitted decoder. Paths are relative to the bundle; step_bytes is what a step reads of the weights."""
+    """One emitted decoder. Paths are relative to the bundle; step_bytes is what a step reads of the weights.
 
-    runtime: Literal["onnx"]
+    max_position is null where the artifact itself limits no position. compute_units is an expectation: where it
+    really ran is in what a benchmark wrote.
+    """
+
+    runtime: Runtime
     delegate: str
+    max_position: int | None = None
+    minimum_os: str | None = None
+    compute_units: str | None = None
     precision: Precisions
     files: list[str]
     audio_decoder: str | None

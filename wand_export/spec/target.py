@@ -6,15 +6,19 @@ from pydantic import Field, PositiveInt, model_validator
 
 from wand_export.spec.schema import Schema, find_named, read_toml
 
+Runtime = Literal["onnx", "executorch", "coreml"]
 COMPONENTS = ("attention", "mlp", "head")
 """The parts of the decoder whose weights a target may hold at different precisions."""
 
 
 class Precision(Schema):
-    """Bits of a weight; 4 and 8 are symmetric integers with one scale for each block along the input."""
+    """Bits of a weight; 4 and 8 are symmetric integers with one scale for each block along the input.
+
+    Block "channel" is a whole row: one scale for each output.
+    """
 
     bits: Literal[4, 8, 16, 32]
-    block: Literal[16, 32, 64, 128] | None = None
+    block: Literal[16, 32, 64, 128, "channel"] | None = None
 
     @model_validator(mode="after")
     def _block_iff_integer(self) -> Self:
@@ -23,7 +27,9 @@ class Precision(Schema):
         return self
 
     def __str__(self) -> str:
-        return f"fp{self.bits}" if self.block is None else f"int{self.bits}-b{self.block}"
+        if self.block is None:
+            return f"fp{self.bits}"
+        return f"int{self.bits}-channel" if self.block == "channel" else f"int{self.bits}-b{self.block}"
 
 
 class Precisions(Schema):
@@ -47,9 +53,12 @@ class Target(Schema):
 
     schema_version: Literal[1]
     name: str = Field(pattern=r"^[a-z0-9][a-z0-9-]*$")
-    runtime: Literal["onnx"]
+    runtime: Runtime
     delegate: str
     prefill_chunk: PositiveInt
+    max_position: PositiveInt | None = Field(None, description="positions that its rotary table serves; none: no table")
+    minimum_os: str | None = Field(None, description="oldest systems that load the artifact")
+    compute_units: str | None = Field(None, description="where the artifact is expected to run, not where it was seen")
     precision: Precisions
     parity: Thresholds
 

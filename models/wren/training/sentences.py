@@ -1,5 +1,5 @@
 """Sentences of 3 to 8 seconds to train on: own templates over word lists, strings of frequent words, and verses;
-and a few short ones at the end.
+and a few short ones.
 
 python models/wren/training/sentences.py --count 12500 --verses verses.txt > sentences.txt
 """
@@ -170,7 +170,7 @@ def verses(file: Path) -> list[str]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--count", type=int, default=12500)
-    parser.add_argument("--short", type=int, default=1000, help="how many more lines of a few words, at the end")
+    parser.add_argument("--short", type=int, default=1000, help="how many more lines of a few words")
     parser.add_argument("--verses", type=Path, help="a public-domain text, one verse a line")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
@@ -179,9 +179,9 @@ def main() -> None:
     if options.verses:
         found = verses(options.verses)
         texts |= set(writer.random.sample(found, min(len(found), options.count // 6)))
+    texts |= {writer.short() for _ in range(options.short)}
     ordered = sorted(texts)
     writer.random.shuffle(ordered)
-    ordered += sorted({writer.short() for _ in range(options.short)})
     print("\n".join(ordered))
 
 

@@ -32,6 +32,16 @@ def load(path: Path, threads: int | None) -> Any:
     return session
 
 
+def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> "OnnxSession":
+    """The decoder of a bundle at `folder`. Raises BundleError."""
+    return OnnxSession(folder, name, manifest, artifact, threads)
+
+
+def open_audio(path: Path, threads: int | None) -> "OnnxAudio":
+    """An audio decoder. Raises BundleError."""
+    return OnnxAudio(path, threads)
+
+
 class Binding:
     """A session's inputs and outputs, bound to numpy arrays that the caller writes and reads."""
 
