@@ -56,7 +56,7 @@ def _facts(manifest: Manifest) -> list[str]:
         f"- Source: {source.checkpoint}" + (f", SHA-256 {source.sha256[:16]}..." if source.sha256 else ""),
         f"- Model: {model.kind}, {model.layers} layers, hidden {model.hidden}, {model.heads} heads over "
         f"{model.kv_heads} of {model.head_dim}, {model.parameters:,} parameters",
-        f"- Window: {kv.window} generated tokens ({kv.window / manifest.audio.token_rate:.2f} s of audio) behind a "
+        f"- Window: {kv.window} generated tokens ({kv.window / manifest.audio.step_rate:.2f} s of audio) behind a "
         f"prefix of at most {kv.prefix_capacity} tokens: {kv.capacity} slots",
         f"- Licence of the weights: {manifest.licence.weights}. {manifest.licence.obligations}",
     ]
@@ -78,9 +78,9 @@ def _parity_table(manifest: Manifest) -> list[str]:
             continue
         diverged = "none" if parity.first_divergence is None else f"step {parity.first_divergence}"
         lines.append(
-            f"| {name} | {parity.how} | {artifact.bytes / 1e6:.1f} | {_number(parity.psnr_db)} | {parity.max_abs_dlogit:.2g} | "
-            f"{parity.kl:.2g} | {parity.top1_agreement:.1%} of {parity.steps} | {diverged} | "
-            f"{'yes' if parity.passed else 'NO'} |"
+            f"| {name} | {parity.how} | {artifact.bytes / 1e6:.1f} | {_number(parity.psnr_db)} | "
+            f"{parity.max_abs_dlogit:.2g} | {parity.kl:.2g} | {parity.top1_agreement:.1%} of {parity.steps} | "
+            f"{diverged} | {'yes' if parity.passed else 'NO'} |"
         )
         for component, alone in parity.components.items():
             components.append(
@@ -121,7 +121,7 @@ def _kv_words(manifest: Manifest) -> str:
 
 def plot_kv(file: Path, manifest: Manifest) -> None:
     """KV megabytes over seconds of audio, WAND against full attention, for a full prefix."""
-    model, kv, rate = manifest.model, manifest.kv_cache, manifest.audio.token_rate
+    model, kv, rate = manifest.model, manifest.kv_cache, manifest.audio.step_rate
     seconds = list(range(SECONDS + 1))
     full = [
         kv_bytes(kv.prefix_capacity + round(s * rate), model.layers, model.kv_heads, model.head_dim, 4) / 1e6

@@ -49,6 +49,16 @@ def test_corruption_spares_prefix_padding_and_targets(tmp_path: Path) -> None:
     assert (batch.targets == clean.targets).all()
 
 
+def test_corruption_keeps_to_its_ids(tmp_path: Path) -> None:
+    utterances = Utterances(write(tmp_path / "t", [[100, *range(60), 99]], [1]))
+    clean = utterances.collate([0]).inputs
+    batch = utterances.collate([0], 0.5, np.random.default_rng(0), (10, 29)).inputs
+    changed = clean[batch != clean]
+    assert len(changed) > 4
+    assert ((changed >= 10) & (changed <= 29)).all()
+    assert ((batch[batch != clean] >= 10) & (batch[batch != clean] <= 29)).all()
+
+
 @pytest.mark.parametrize(("rows", "prefix_len"), [([[1, 2]], [2]), ([[1, 2]], [0]), ([[1, 2]], [1, 1]), ([], [])])
 def test_files_that_do_not_fit_are_refused(tmp_path: Path, rows: list[list[int]], prefix_len: list[int]) -> None:
     with pytest.raises(InputError, match="prefix_len"):

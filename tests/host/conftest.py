@@ -47,6 +47,8 @@ def manifest_with(**changes: Any) -> Manifest:
             "sample_rate": 20,
             "codes": CODES,
             "first_id": 0,
+            "silent": [],
+            "silent_rate": 0.0,
             "decoder": {
                 "context": CONTEXT, "chunk": CHUNK, "samples_per_token": SAMPLES_PER_TOKEN, "noise_samples": 10,
             },

@@ -63,6 +63,17 @@ def test_an_id_that_is_no_code_is_refused(make_manifest, audio_session, token) -
         AudioStream(audio_session, make_manifest().audio, 0).feed(token)
 
 
+def test_silent_ids_make_no_samples(make_manifest, audio_session) -> None:
+    audio = make_manifest().audio
+    mixed = audio.model_copy(update={"silent": [(20, 29)]})
+
+    def spoken(description, ids) -> list[float]:
+        stream = AudioStream(audio_session, description, seed=1)
+        return np.concatenate([*map(stream.feed, ids), stream.finish()]).tolist()
+
+    assert spoken(mixed, [20, 1, 2, 29, 3, 25]) == spoken(audio, [1, 2, 3])
+
+
 def test_ids_are_counted_from_the_first(make_manifest, audio_session) -> None:
     audio = make_manifest().audio.model_copy(update={"first_id": 100})
     stream = AudioStream(audio_session, audio, 0)

@@ -190,7 +190,7 @@ def _artifact(
         "floor_ms": floor,
         "floor_ratio": step_ms["middle"]["p50"] / floor,
         "prefill_ms_per_token": float(np.median(timing["prefill"])),
-        "lm_real_time_factor": step_ms["middle"]["p50"] / 1e3 * manifest.audio.token_rate,
+        "lm_real_time_factor": step_ms["middle"]["p50"] / 1e3 * manifest.audio.step_rate,
         "artifact_bytes": artifact.bytes,
         "kv_bytes": manifest.kv_cache.bytes,
         **footprint,

@@ -52,7 +52,7 @@ def speak(
 
     ids: list[int] = []
     lm_seconds = audio_seconds = decoder_seconds = 0.0
-    samples = cut = spoken = 0
+    samples = audible = cut = spoken = 0
     first_audio: float | None = None
     with ExitStack() as stack:
         # Paths are refused and destinations opened before the work, not after it.
@@ -68,6 +68,7 @@ def speak(
             decoder_seconds += piece.audio_seconds
             if piece.token is not None:
                 ids.append(piece.token)
+                audible += not audio.is_silent(piece.token)
             else:
                 cut += not piece.stopped
                 spoken += text_tokens[piece.sentence]
@@ -75,7 +76,7 @@ def speak(
                 first_audio = first_audio or perf_counter() - start
                 wav.write(piece.samples)
                 samples += len(piece.samples)
-            audio_seconds = samples / audio.sample_rate if wav else len(ids) / audio.token_rate
+            audio_seconds = samples / audio.sample_rate if wav else audible / audio.token_rate
             progress(audio_seconds, spoken / sum(text_tokens))
         if ids_part:
             with ids_part.open("wb") as file:

@@ -68,9 +68,16 @@ class Utterances:
             batches[-1].append(index)
         return [batches[i] for i in rng.permutation(len(batches))]
 
-    def collate(self, chosen: list[int], corrupt: float = 0.0, rng: np.random.Generator | None = None) -> Batch:
+    def collate(
+        self,
+        chosen: list[int],
+        corrupt: float = 0.0,
+        rng: np.random.Generator | None = None,
+        corrupt_ids: tuple[int, int] | None = None,
+    ) -> Batch:
         """The batch of these utterances. A share `corrupt` of the generated tokens is read wrong (any other one of
-        the batch in its place), as a model's own picks will be; the targets stay right."""
+        the batch in its place), as a model's own picks will be; the targets stay right. corrupt_ids, first and last,
+        keeps that to these ids; None is all of them."""
         longest = int(self.lengths[chosen].max()) - 1
         inputs = np.zeros((len(chosen), longest), np.int64)
         targets = np.full_like(inputs, IGNORED)
@@ -83,6 +90,8 @@ class Utterances:
         if corrupt and rng is not None:
             place = np.arange(longest)
             generated = (place >= prefix_len[:, None]) & (place < self.lengths[chosen][:, None] - 1)
+            if corrupt_ids is not None:
+                generated &= (inputs >= corrupt_ids[0]) & (inputs <= corrupt_ids[1])
             wrong = generated & (rng.random(inputs.shape) < corrupt)
             inputs[wrong] = rng.choice(inputs[generated], int(wrong.sum()))
         return Batch(torch.tensor(inputs), torch.tensor(targets), torch.tensor(prefix_len))

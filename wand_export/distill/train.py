@@ -52,6 +52,7 @@ class DistillConfig(Schema):
     warm_up: float = Field(0.03, ge=0, lt=1, description="share of the steps")
     weight_decay: float = Field(0.0, ge=0)
     corrupt: float = Field(0.0, ge=0, lt=1, description="share of the generated tokens that are read wrong")
+    corrupt_ids: tuple[int, int] | None = Field(None, description="[first, last] of the ids that may be read wrong")
     held_out: PositiveInt = Field(64, description="the first utterances of the data: for scores, never learned from")
     checkpoint_every: PositiveInt = 100
     seed: int = 0
@@ -126,7 +127,7 @@ class Trainer:
     def _train_step(self, chosen: list[int]) -> dict[str, Any]:
         config, stage = self.config, self.config.curriculum.at(self.step)
         rng = np.random.default_rng([config.seed, self.step, 1])
-        batch = self.utterances.collate(chosen, config.corrupt, rng).to(self.device)
+        batch = self.utterances.collate(chosen, config.corrupt, rng, config.corrupt_ids).to(self.device)
         length = batch.inputs.shape[1]
         with torch.no_grad():
             mask = attention_bias(length, batch.prefix_len, None)

@@ -104,14 +104,17 @@ def measure_components(
     """What rounding each component alone does to the reference's logits."""
     prefix = torch.from_numpy(prefix_rows(bundle, expectation.prefix))
     rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, expectation.forced, 0))])
+
+    def rounded(component: str) -> Floats:
+        # In a function of its own: two references of a large model would not fit side by side.
+        reference = checkpoint.reference()
+        round_reference(reference, component, getattr(precisions, component))
+        return reference(rows, len(prefix), bundle.manifest.kv_cache.window)[0][len(prefix) - 1 :].numpy()
+
     found = {}
     for component in COMPONENTS:
-        precision = getattr(precisions, component)
-        if precision.block is not None:
-            reference = checkpoint.reference()
-            round_reference(reference, component, precision)
-            logits = reference(rows, len(prefix), bundle.manifest.kv_cache.window)[0][len(prefix) - 1 :].numpy()
-            c = compare(logits, expectation.logits)
+        if getattr(precisions, component).block is not None:
+            c = compare(rounded(component), expectation.logits)
             found[component] = ComponentParity(psnr_db=c.psnr_db, kl=c.kl, top1_agreement=c.top1_agreement)
     return found
 

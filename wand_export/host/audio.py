@@ -41,11 +41,13 @@ class AudioStream:
     def feed(self, token: int) -> Floats:
         """The samples, float32 [n], that token id `token` completes: those of one chunk, or none.
 
-        Raises BundleError for an id that is no audio code.
+        Raises BundleError for an id that is neither an audio code nor silent.
         """
+        if self._audio.is_silent(token):
+            return np.empty(0, np.float32)
         code = token - self._audio.first_id
         if not 0 <= code < self._audio.codes:
-            fix = "its recipe's head should keep audio codes and stops alone"
+            fix = "its recipe's head should keep audio codes, silent ids and stops alone"
             raise BundleError("manifest.json", f"generated id {token} is no audio code", fix)
         self._codes.append(code)
         self._fed += 1

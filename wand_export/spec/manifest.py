@@ -67,13 +67,28 @@ class AudioDecoder(Schema):
 
 
 class Audio(Schema):
-    """What generated tokens mean; `decoder` is null where the bundle cannot make samples."""
+    """What generated tokens mean; `decoder` is null where the bundle cannot make samples.
+
+    Ids first_id .. first_id + codes - 1 are audio codes, token_rate of them a second; those in the [first, last]
+    ranges of `silent` carry no sound, about silent_rate of them a second.
+    """
 
     token_rate: float
     sample_rate: int
     first_id: int
     codes: int
+    silent: list[tuple[int, int]]
+    silent_rate: float
     decoder: AudioDecoder | None
+
+    @property
+    def step_rate(self) -> float:
+        """Decode steps per second of audio, about."""
+        return self.token_rate + self.silent_rate
+
+    def is_silent(self, token: int) -> bool:
+        """Whether a generated id carries no sound."""
+        return any(first <= token <= last for first, last in self.silent)
 
 
 class ComponentParity(Schema):

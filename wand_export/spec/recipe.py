@@ -119,10 +119,14 @@ class Text(Schema):
 class Audio(Schema):
     """What the generated tokens mean, and the model that turns them into samples."""
 
-    token_rate: float = Field(gt=0, description="tokens per second of audio")
+    token_rate: float = Field(gt=0, description="audio codes per second of audio")
     sample_rate: PositiveInt
     first_id: int = Field(0, ge=0, description="token id of audio code 0")
     codes: PositiveInt
+    silent: list[tuple[int, int]] = Field(
+        [], description="[first, last] ranges of generated ids that carry no sound, such as the phoneme being spoken"
+    )
+    silent_rate: float = Field(0.0, ge=0, description="about how many of them come with a second of audio")
     vocoder: str | None = Field(None, description="folder with vocoder.json and vocoder.safetensors")
 
 

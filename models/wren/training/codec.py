@@ -1,8 +1,8 @@
 """Train the speech codec: mel spectrum -> one of 1024 codes, 40 a second -> features that a vocoder speaks.
 
-    python models/wren/training/codec.py train CORPUS STATE      L1 on the teacher's features; resumes from STATE
-    python models/wren/training/codec.py save STATE               writes models/wren/vocoder and models/wren/codec
-    python models/wren/training/codec.py tokens CORPUS STATE OUT  the corpus as tokens to train the language model on
+    python models/wren/training/codec.py train CORPUS STATE   L1 on the teacher's features; resumes from STATE
+    python models/wren/training/codec.py save STATE           writes models/wren/vocoder and models/wren/codec
+    python models/wren/training/codec.py tokens CORPUS OUT    the corpus as tokens to train the language model on
 
 The vocoder's second half is hibari-tts's own decoder, dequantized and left as it is.
 """
@@ -17,7 +17,7 @@ import onnx
 import torch
 from hibari import Hibari
 from onnx import numpy_helper
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from wand_export.graph.vocoder import Block, CodeDecoder, Vocoder, VocoderConfig
@@ -62,6 +62,14 @@ class Encoder(nn.Module):
         """Codes int64 [F / 2] of mel frames [F, 80]."""
         place = torch.cumprod(torch.tensor([1, *CONFIG.levels[:-1]]), 0)
         return (self(mel[None, : len(mel) // 2 * 2])[1][0].long() * place).sum(-1)
+
+
+def load_encoder() -> Encoder:
+    """The encoder that `save` wrote, in float32."""
+    encoder = Encoder().eval()
+    state = load_file(VOICE / "codec" / "encoder.safetensors")
+    encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    return encoder
 
 
 def shards(corpus: Path) -> list[Path]:
@@ -158,12 +166,13 @@ def save(state: Path) -> None:
 
 
 @torch.no_grad()
-def tokens(corpus: Path, state: Path, out: Path) -> None:
+def tokens(corpus: Path, out: Path) -> None:
     """Write tokens int32 [N], offsets int64 [U + 1], prefix_len int32 [U], and for each token of an utterance the
-    prefix position of the phoneme being spoken, `aligned` int32 [N] (-1 in the prefix)."""
-    encoder = Encoder()
-    encoder.load_state_dict(torch.load(state, weights_only=True)["encoder"])
-    encoder.eval()
+    prefix position of the phoneme being spoken, `aligned` int32 [N] (-1 in the prefix).
+
+    An utterance is its phonemes, BEGIN, each phoneme once more followed by its codes, END.
+    """
+    encoder = load_encoder()
     symbols = Frontend.load(VOICE / "text").symbols
     of_teacher = {number: symbols[character] for character, number in Hibari().vocab.items() if character in symbols}
     stream, aligned, prefix_len, lengths, texts = [], [], [], [], []
@@ -179,11 +188,18 @@ def tokens(corpus: Path, state: Path, out: Path) -> None:
             lead = max(0, int(dur[0]) - QUIET)
             tail = len(codes) - max(0, int(dur[-1]) - 1) - max(0, int(dur[-2]) - QUIET)
             prefix = [of_teacher[i] for i in ids[1:-1].tolist()]
-            codes, phoneme = codes[lead:tail], np.clip(phoneme[lead:tail] - 1, 0, len(prefix) - 1)
-            row = [*prefix, BEGIN, *codes.tolist(), END]
+            row, places = [*prefix, BEGIN], [-1] * len(prefix) + [0]
+            spoken = 0
+            for code, place in zip(codes[lead:tail].tolist(), (phoneme[lead:tail] - 1).tolist(), strict=True):
+                while spoken <= min(place, len(prefix) - 1):
+                    row.append(prefix[spoken])
+                    places.append(spoken)
+                    spoken += 1
+                row.append(code)
+                places.append(max(0, spoken - 1))
+            row.append(END)
             stream += row
-            # The row that predicts a code is the one before it: BEGIN for the first.
-            aligned += [-1] * len(prefix) + phoneme.tolist() + [len(prefix) - 1, -1]
+            aligned += [*places, -1]
             prefix_len.append(len(prefix) + 1)
             lengths.append(len(row))
             texts.append(text)

@@ -1,4 +1,7 @@
-"""Train the language model with full attention: phonemes, then audio codes. The teacher of the WAND fine-tuning.
+"""Train the language model with full attention. The teacher of the WAND fine-tuning.
+
+It reads phonemes, and then says each phoneme once more before the audio codes that sound it (as ELLA-V does,
+arXiv 2401.07333): so it always knows where in the text it is.
 
     python models/wren/training/lm.py TOKENS.safetensors STATE --steps 2400     resumes from STATE
     python models/wren/training/lm.py TOKENS.safetensors STATE --save models/wren/teacher
@@ -67,7 +70,7 @@ class Corpus:
             guides[row, : len(ids) - 1] = self.aligned[i][:-1]
             if rng is not None:
                 wrong = rng.random(len(ids)) < CORRUPTED
-                wrong[:p] = False
+                wrong &= ids < CODES
                 ids[wrong] = rng.integers(0, CODES, int(wrong.sum()))
             inputs[row, : len(ids) - 1] = ids[:-1]
         return torch.tensor(inputs), torch.tensor(targets), torch.tensor(guides)

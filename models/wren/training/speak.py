@@ -1,11 +1,14 @@
-"""Speak sentences for the judge: with the teacher voice, with its speech through the codec, or with a checkpoint.
+"""Speak sentences for the judge: with the teacher voice, with its speech through the codec, with a checkpoint, or
+with a bundle.
 
     python models/wren/training/speak.py teacher SENTENCES OUT
     python models/wren/training/speak.py codec SENTENCES OUT
     python models/wren/training/speak.py models/wren/teacher SENTENCES OUT
     python models/wren/training/speak.py models/wren/checkpoint SENTENCES OUT --window 64
+    python models/wren/training/speak.py build/demo/bundle SENTENCES OUT --target onnx-int4
 
-A checkpoint runs through transformers' own code with the reference mask, so that no export is judged here.
+A checkpoint runs through transformers' own code with the reference mask, so that no export is judged; a bundle runs as
+`wand speak` runs it, but for a line of two sentences being one utterance.
 """
 
 import argparse
@@ -16,15 +19,16 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from codec import Encoder
+from codec import load_encoder
 from corpus import speak as teacher_speech
 from corpus import teacher
-from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from wand_export.distill.curriculum import HIDDEN
 from wand_export.graph.vocoder import load_vocoder
+from wand_export.host.bundle import MANIFEST, load_bundle
 from wand_export.host.sampling import Sampler, StopRule, noise
+from wand_export.host.speech import Speaker
 from wand_export.host.text import Frontend
 from wand_export.layout import sees
 from wand_export.spec.recipe import load_recipe
@@ -47,15 +51,12 @@ def samples(codes: list[int]) -> np.ndarray:
 
 def teacher_speaker(through_codec: bool) -> Callable[[str, int], np.ndarray]:
     frontend, model = Frontend.load(VOICE / "text"), teacher()
-    encoder = Encoder()
-    if through_codec:
-        state = load_file(VOICE / "codec" / "encoder.safetensors")
-        encoder.load_state_dict({name: tensor.float() for name, tensor in state.items()})
+    encoder = load_encoder() if through_codec else None
 
     @torch.no_grad()
     def speak(sentence: str, seed: int) -> np.ndarray:
         utterance, audio = teacher_speech(model, frontend.phonemes(sentence), np.random.default_rng(seed))
-        return samples(encoder.codes(torch.tensor(utterance["mel"]).float()).tolist()) if through_codec else audio
+        return samples(encoder.codes(torch.tensor(utterance["mel"]).float()).tolist()) if encoder else audio
 
     return speak
 
@@ -83,22 +84,36 @@ def checkpoint_speaker(folder: Path, window: int | None) -> Callable[[str, int],
                 break
             generated.append(token)
             rows = [token]
-        return samples(generated)
+        return samples([token for token in generated if token < RECIPE.audio.codes])
+
+    return speak
+
+
+def bundle_speaker(folder: Path, target: str | None, threads: int) -> Callable[[str, int], np.ndarray]:
+    bundle = load_bundle(folder)
+    speaker = Speaker(bundle, bundle.open(target, threads), bundle.open_audio(target, threads))
+
+    def speak(sentence: str, seed: int) -> np.ndarray:
+        plan = [{"text": speaker.text.ids(sentence)}]
+        return np.concatenate([piece.samples for piece in speaker.speak(plan, seed)])
 
     return speak
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("speaker", help="teacher, codec, or the folder of a checkpoint")
+    parser.add_argument("speaker", help="teacher, codec, or the folder of a checkpoint or a bundle")
     parser.add_argument("sentences", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--window", type=int, help="speak under this window; without it, with full attention")
+    parser.add_argument("--target", help="of a bundle")
     parser.add_argument("--threads", type=int, default=2)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     if options.speaker in ("teacher", "codec"):
         speak = teacher_speaker(options.speaker == "codec")
+    elif (Path(options.speaker) / MANIFEST).exists():
+        speak = bundle_speaker(Path(options.speaker), options.target, options.threads)
     else:
         speak = checkpoint_speaker(Path(options.speaker), options.window)
     options.out.mkdir(parents=True, exist_ok=True)
