@@ -85,18 +85,20 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, backbone.norm_eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache) -> Tensor:
-        """x [S, hidden] -> [S, hidden]."""
-        rows = x.shape[0]
+        """x [S, hidden] -> [S, hidden].
+
+        S is left to be inferred wherever a shape is given: XNNPACK takes no reshape that computes with it.
+        """
         q, k, v = self.qkv(x).split(self.sizes, dim=-1)
-        q = self.q_norm(q.view(rows, self.heads, self.head_dim)).transpose(0, 1)
-        k = self.k_norm(k.view(rows, self.kv_heads, self.head_dim)).transpose(0, 1)
-        v = v.view(rows, self.kv_heads, self.head_dim).transpose(0, 1)
+        q = self.q_norm(q.view(-1, self.heads, self.head_dim)).transpose(0, 1)
+        k = self.k_norm(k.view(-1, self.kv_heads, self.head_dim)).transpose(0, 1)
+        v = v.view(-1, self.kv_heads, self.head_dim).transpose(0, 1)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         # Query heads of a group read the same keys: they become rows of one matrix product.
         q = (q * self.head_dim**-0.5).reshape(self.kv_heads, -1, self.head_dim)
-        attended = cache.attend(q, k, v).reshape(self.heads, rows, self.head_dim)
-        return self.out(attended.transpose(0, 1).reshape(rows, -1))
+        attended = cache.attend(q, k, v).view(self.kv_heads, self.heads // self.kv_heads, -1, self.head_dim)
+        return self.out(attended.permute(2, 0, 1, 3).contiguous().view(-1, self.heads * self.head_dim))
 
 
 class GatedMLP(nn.Module):

@@ -84,18 +84,16 @@ class LateCache:
 
     rows: tuple[Tensor, Tensor]
 
-    def __init__(self, keys: Tensor, values: Tensor, seen: Tensor) -> None:
-        """seen: bool [S, C + S], the cache's slots and then the call's own rows."""
-        self.keys, self.values = keys, values
-        self.bias = torch.where(seen, 0.0, MASKED)
+    def __init__(self, keys: Tensor, values: Tensor, bias: Tensor) -> None:
+        """bias: float32 [group * S, C + S], added to the scores of the cache's slots and then the call's own rows."""
+        self.keys, self.values, self.bias = keys, values, bias
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """See Cache.attend. Products of three dimensions only: those of four are computed outside XNNPACK."""
         self.rows = k, v
-        kv_heads, capacity, _ = self.keys.shape
+        capacity = self.keys.shape[1]
         scores = torch.cat([torch.bmm(q, self.keys.transpose(1, 2)), torch.bmm(q, k.transpose(1, 2))], dim=-1)
-        biased = scores.view(kv_heads, -1, *self.bias.shape) + self.bias
-        weights = torch.softmax(biased, dim=-1).view(scores.shape)
+        weights = torch.softmax(scores + self.bias, dim=-1)
         return torch.bmm(weights[:, :, :capacity], self.values) + torch.bmm(weights[:, :, capacity:], v)
 
 
@@ -108,6 +106,7 @@ class LateStep(nn.Module):
     def __init__(self, decoder: Decoder, layout: Layout) -> None:
         super().__init__()
         self.decoder, self.layout = decoder, layout
+        self.group = decoder.backbone.heads // decoder.backbone.kv_heads
         shape = (decoder.backbone.kv_heads, layout.capacity, decoder.backbone.head_dim)
         for i in range(decoder.backbone.layers):
             self.register_buffer(f"keys_{i}", torch.zeros(shape), persistent=False)
@@ -120,10 +119,11 @@ class LateStep(nn.Module):
         t = first + rows
         cached = self.layout.sees_before_write(t[:, None], torch.arange(self.layout.capacity), p, first)
         seen = torch.cat([cached, rows <= rows[:, None]], dim=1)
+        bias = torch.where(seen, 0.0, MASKED).repeat(self.group, 1)
         buffers = [
             (self.get_buffer(f"keys_{i}"), self.get_buffer(f"values_{i}")) for i in range(len(self.decoder.layers))
         ]
-        caches = [LateCache(keys, values, seen) for keys, values in buffers]
+        caches = [LateCache(keys, values, bias) for keys, values in buffers]
         logits, hidden = self.decoder(embeds, t, last, list(caches))
         slots = self.layout.slot(t, p)
         for cache in caches:
