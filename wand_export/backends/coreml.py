@@ -8,6 +8,7 @@ file once.
 """
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -102,6 +103,8 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
     config = vocoder.config
     tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
     inputs = {"tokens": tokens, "noise": torch.zeros(1, config.noise_samples), "phase": torch.zeros(1)}
+    vocoder = copy.deepcopy(vocoder)
+    vocoder.inverse_basis = vocoder.inverse_basis.clone()  # the tracer takes no tensor twice; in the file it lies once
     save_module(vocoder, inputs, ["audio", "new_phase"], folder / AUDIO, float16=False)
     _settle(folder / AUDIO)
     return f"{AUDIO}/{MANIFEST}"

@@ -141,7 +141,7 @@ class SelectCache:
     """
 
     def __init__(self, keys: Tensor, values: Tensor, taken: Tensor, row: Tensor, bias: Tensor) -> None:
-        """taken: bool [C, 1], which slots take a new row; row: integers [C], which one; bias: [S, C]."""
+        """taken: bool [C, 1], which slots take a new row; row: integers [C], which one; bias: [group * S, C]."""
         self.keys, self.values = keys, values
         self.taken, self.row, self.bias = taken, row, bias
 
@@ -151,9 +151,7 @@ class SelectCache:
             k, v = k.index_select(1, self.row), v.index_select(1, self.row)
         self.keys = torch.where(self.taken, k[None], self.keys)
         self.values = torch.where(self.taken, v[None], self.values)
-        scores = torch.matmul(q[None], self.keys.transpose(2, 3))
-        biased = scores.view(scores.shape[1], -1, *self.bias.shape) + self.bias
-        weights = torch.softmax(biased, dim=-1).view(scores.shape)
+        weights = torch.softmax(torch.matmul(q[None], self.keys.transpose(2, 3)) + self.bias, dim=-1)
         return torch.matmul(weights, self.values)[0]
 
 
@@ -166,6 +164,7 @@ class SelectStep(nn.Module):
     def __init__(self, decoder: Decoder, layout: Layout) -> None:
         super().__init__()
         self.decoder, self.layout = decoder, layout
+        self.group = decoder.backbone.heads // decoder.backbone.kv_heads
         shape = (1, decoder.backbone.kv_heads, layout.capacity, decoder.backbone.head_dim)
         for i in range(decoder.backbone.layers):
             self.register_buffer(f"keys_{i}", torch.zeros(shape), persistent=False)
@@ -179,7 +178,8 @@ class SelectStep(nn.Module):
         takes = slot[:, None] == self.layout.slot(t, prefix_len)
         row = (takes * rows).amax(dim=1)
         taken = takes.any(dim=1)[:, None]
-        bias = torch.where(self.layout.sees_after_write(t[:, None], slot, prefix_len), 0.0, MASKED)
+        seen = self.layout.sees_after_write(t[:, None], slot, prefix_len)
+        bias = torch.where(seen, 0.0, MASKED).repeat(self.group, 1)
         buffers = [
             (self.get_buffer(f"keys_{i}"), self.get_buffer(f"values_{i}")) for i in range(len(self.decoder.layers))
         ]
