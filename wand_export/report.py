@@ -71,7 +71,7 @@ def _parity_table(manifest: Manifest) -> list[str]:
         "| target | how | MB | PSNR dB | max dlogit | KL, nats | top-1 | first divergence | passed |",
         "|---|---|---|---|---|---|---|---|---|",
     ]
-    components = []
+    components, notes = [], []
     for name, artifact in manifest.artifacts.items():
         parity = artifact.parity
         if parity is None:
@@ -86,6 +86,13 @@ def _parity_table(manifest: Manifest) -> list[str]:
             components.append(
                 f"| {name} | {component} | {_number(alone.psnr_db)} | {alone.kl:.2g} | {alone.top1_agreement:.1%} |"
             )
+        if parity.exact is not None:
+            notes.append(
+                f"- {name} needs {artifact.minimum_os}; where it runs: {artifact.compute_units}. "
+                f"Here it was interpreted, in float16. In float32 it is at {_number(parity.exact.psnr_db)} dB of a reference rounded alike."
+            )
+    if notes:
+        lines += ["", *notes]
     if components:
         lines += ["", "Each component rounded alone:", "", "| target | component | PSNR dB | KL, nats | top-1 |"]
         lines += ["|---|---|---|---|---|", *components]

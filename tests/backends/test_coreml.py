@@ -10,25 +10,27 @@ import pytest
 import torch
 
 from tests.conftest import write_recipe
-from wand_export.errors import BundleError, InputError
+from wand_export.commands import export
+from wand_export.errors import BundleError, InputError, ParityError
+from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
-from wand_export.graph.ladder import FLOAT32_PSNR_DB
 from wand_export.graph.quantize import round_as_half
 from wand_export.graph.steps import SelectStep
 from wand_export.graph.vocoder import load_vocoder
 from wand_export.host.bundle import Bundle, load_bundle
 from wand_export.host.runtimes.coreml_interpreter import Interpreter
 from wand_export.host.runtimes.coreml_package import Package
-from wand_export.host.selftest import compare, play, play_late
+from wand_export.host.selftest import compare, load_selftest, play, play_late
 from wand_export.host.session import Floats
 from wand_export.layout import Layout
+from wand_export.spec.manifest import Exact
 from wand_export.spec.schema import find_named
 from wand_export.spec.target import Target, load_target
 
 pytest.importorskip("coremltools")
 from wand_export.backends import coreml
 
-TARGETS = ("coreml-fp16", "coreml-int8", "coreml-int4")
+TARGETS = ("coreml-fp16", "coreml-int4")
 WINDOW, PREFIX, CHUNK, LAYERS = 8, 24, 8, 2
 
 
@@ -43,11 +45,9 @@ def small(name: str, folder: Path) -> str:
 
 @pytest.fixture(scope="module")
 def bundle(tiny: Path) -> Bundle:
-    """A bundle of the three targets."""
-    from wand_export.commands.export import export
-
+    """A bundle of float16 weights and one that mixes 4 and 8 bits."""
     targets = [small(name, tiny) for name in TARGETS]
-    export(tiny / "checkpoint", tiny / "coreml", targets, allow_low_parity=True)
+    export.export(tiny / "checkpoint", tiny / "coreml", targets, allow_low_parity=True)
     return load_bundle(tiny / "coreml")
 
 
@@ -100,9 +100,9 @@ def test_positions_beyond_ten_thousand(bundle: Bundle, source: Checkpoint) -> No
     assert exact is not None
     found = play_late(exact, embeds[:p], embeds[p:], first, flush)
     expected = reference(torch.from_numpy(embeds), p, WINDOW, positions)[0][p + flush :].numpy()
-    assert near(found, expected, FLOAT32_PSNR_DB)
+    assert near(found, expected, ladder.FLOAT32_PSNR_DB)
     off = play_late(exact, embeds[:p], embeds[p:], first + 1, flush)
-    assert not near(off, expected, FLOAT32_PSNR_DB)  # the bound would see a rotation that is off by one
+    assert not near(off, expected, ladder.FLOAT32_PSNR_DB)  # the bound would see a rotation that is off by one
 
 
 def test_the_ladder_holds_every_target(bundle: Bundle) -> None:
@@ -112,10 +112,30 @@ def test_the_ladder_holds_every_target(bundle: Bundle) -> None:
         assert parity is not None and parity.exact is not None
         assert parity.how == "interpreted"
         assert parity.exact.greedy_equal
-        assert parity.exact.psnr_db is None or parity.exact.psnr_db >= FLOAT32_PSNR_DB
-    found = [parity.psnr_db for parity in parities.values() if parity is not None and parity.psnr_db is not None]
-    assert found == sorted(found, reverse=True)
-    assert found[0] > 40
+        assert parity.exact.psnr_db is None or parity.exact.psnr_db >= ladder.FLOAT32_PSNR_DB
+    full, mixed = (parity.psnr_db for parity in parities.values() if parity is not None)
+    assert full is not None and mixed is not None
+    assert full > 40 and full > mixed + 10
+
+
+def test_what_is_not_exact_does_not_pass(bundle: Bundle, source: Checkpoint, monkeypatch: pytest.MonkeyPatch) -> None:
+    prefix = load_selftest(bundle).requests[0].prefix
+    expectation = ladder.expect(bundle, source, prefix, 10)
+    assert ladder.hold(bundle, source, expectation, "coreml-fp16").passed
+    wrong = Exact(psnr_db=66.6, max_abs_dlogit=0.1, greedy_equal=True, first_divergence=None)
+    monkeypatch.setattr(ladder, "measure_exact", lambda *arguments: wrong)
+    parity = ladder.hold(bundle, source, expectation, "coreml-fp16")
+    assert parity.exact == wrong and not parity.passed
+    with pytest.raises(ParityError, match=r"not the reference even in float32 arithmetic: 66\.6 dB"):
+        export._below(load_target("coreml-fp16"), parity, False, [])
+
+
+def test_late_positions_are_left_out_where_a_table_is_too_short(bundle: Bundle, source: Checkpoint) -> None:
+    expectation = ladder.expect(bundle, source, load_selftest(bundle).requests[0].prefix, 10)
+    with bundle.open("coreml-fp16") as session:
+        assert ladder.measure(bundle, expectation, session).steps == 11 + WINDOW
+        session.max_position = 4096
+        assert ladder.measure(bundle, expectation, session).steps == 11
 
 
 def test_positions_beyond_the_table_are_refused(bundle: Bundle) -> None:
@@ -137,7 +157,6 @@ def test_weights_lie_once_in_the_file(bundle: Bundle, source: Checkpoint) -> Non
     others = 2 * (floats - linears)
     copies = {
         "coreml-fp16": 2 * floats,
-        "coreml-int8": linears + others,
         "coreml-int4": linears - mlp // 2 + 2 * (mlp // 32) + others,
     }
     for name, copy in copies.items():
@@ -185,6 +204,8 @@ def test_files_and_what_is_said_of_them(bundle: Bundle) -> None:
         assert artifact.oldest_runtime == artifact.minimum_os == "iOS 18 / macOS 15"
         assert artifact.compute_units == "CPU and Neural Engine (expected, not measured)"
         assert artifact.emitted_by["specification"] == "9"
+    report = (bundle.path / "report.md").read_text(encoding="utf-8")
+    assert report.count("needs iOS 18 / macOS 15; where it runs: CPU and Neural Engine (expected, not measured).") == 2
 
 
 def test_packages_hold_neither_chance_nor_date(bundle: Bundle) -> None:
@@ -265,6 +286,14 @@ def test_other_kinds(kind: str, tmp_path: Path) -> None:
     round_as_half(reference, target.precision)
     expected = reference(torch.from_numpy(embeds), p, WINDOW)[0][p - 1 :].numpy()
     assert np.abs(np.stack(found[1:]) - expected).max() < 1e-4
+
+
+def test_eight_bits_for_each_row(source: Checkpoint) -> None:
+    weights = coreml.compressed(source.decoder(), load_target("coreml-int8"))
+    assert len(weights) == 5 * LAYERS + 1
+    for bits, blocks in weights.values():
+        assert bits == 8
+        assert blocks.scales.shape == (blocks.integers.shape[0], 1, 1)
 
 
 def test_targets_that_core_ml_does_not_have_are_refused(source: Checkpoint, tmp_path: Path) -> None:
