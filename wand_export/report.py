@@ -87,9 +87,10 @@ def _parity_table(manifest: Manifest) -> list[str]:
                 f"| {name} | {component} | {_number(alone.psnr_db)} | {alone.kl:.2g} | {alone.top1_agreement:.1%} |"
             )
         if parity.exact is not None:
+            psnr = _number(parity.exact.psnr_db)
             notes.append(
                 f"- {name} needs {artifact.minimum_os}; where it runs: {artifact.compute_units}. "
-                f"Here it was interpreted, in float16. In float32 it is at {_number(parity.exact.psnr_db)} dB of a reference rounded alike."
+                f"It was interpreted here, in float16; in float32 it is at {psnr} dB of a reference rounded alike."
             )
     if notes:
         lines += ["", *notes]
