@@ -39,6 +39,7 @@ TEXT = {
     "replace": [["-", " "]], "abbreviations": {}, "ones": ["a"] * 20, "tens": ["a"] * 10, "scales": ["a"] * 3,
     "point": "a", "currencies": {}, "graphemes": {c: "ab"[i % 2] for i, c in enumerate("abcdefghijklmnopqrstuvwxyz")},
     "vowels": "a", "punctuation": ".,", "max_words": 30, "symbols": {c: i for i, c in enumerate(" .,abdkˈ")},
+    "boundaries": [],
 }  # fmt: skip
 
 VOCODER = VocoderConfig(

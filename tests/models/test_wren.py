@@ -29,11 +29,13 @@ def test_the_checkpoint_fits_the_recipe() -> None:
 
 def test_every_symbol_has_a_row_of_its_own() -> None:
     recipe = open_checkpoint(VOICE / "checkpoint").recipe
-    symbols = sorted(Frontend.load(VOICE / "text").symbols.values())
+    frontend = Frontend.load(VOICE / "text")
+    symbols = sorted([*frontend.symbols.values(), *frontend.boundaries])
     assert len(set(symbols)) == len(symbols)
     assert recipe.prefix[1].ids is not None
     assert recipe.audio.codes <= recipe.stop.ids[0] < recipe.prefix[1].ids[0] < symbols[0]
     assert symbols[-1] < recipe.tables["tokens"].rows
+    assert all(token in recipe.head.ids() for token in symbols if token != frontend.symbols[" "])
 
 
 def test_the_weights_are_light() -> None:

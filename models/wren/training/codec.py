@@ -173,8 +173,8 @@ def tokens(corpus: Path, out: Path) -> None:
     An utterance is its phonemes, BEGIN, each phoneme once more followed by its codes, END.
     """
     encoder = load_encoder()
-    symbols = Frontend.load(VOICE / "text").symbols
-    of_teacher = {number: symbols[character] for character, number in Hibari().vocab.items() if character in symbols}
+    frontend = Frontend.load(VOICE / "text")
+    of_teacher = {number: character for character, number in Hibari().vocab.items()}
     stream, aligned, prefix_len, lengths, texts = [], [], [], [], []
     for file in shards(corpus):
         shard = np.load(file)
@@ -187,7 +187,7 @@ def tokens(corpus: Path, out: Path) -> None:
             phoneme = np.repeat(np.arange(len(dur)), dur)[: len(codes)]
             lead = max(0, int(dur[0]) - QUIET)
             tail = len(codes) - max(0, int(dur[-1]) - 1) - max(0, int(dur[-2]) - QUIET)
-            prefix = [of_teacher[i] for i in ids[1:-1].tolist()]
+            prefix = frontend.encode("".join(of_teacher[i] for i in ids[1:-1].tolist()))
             row, places = [*prefix, BEGIN], [-1] * len(prefix) + [0]
             spoken = 0
             for code, place in zip(codes[lead:tail].tolist(), (phoneme[lead:tail] - 1).tolist(), strict=True):

@@ -24,7 +24,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 CODES, END = 1024, 1024
-VOCABULARY = 1088
+VOCABULARY = 1128
 GUIDED_LAYER, GUIDE_WEIGHT, CORRUPTED = 2, 0.3, 0.08
 RATE, WARM_UP = 1.5e-3, 60
 HELD_OUT = 128
