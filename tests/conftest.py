@@ -10,8 +10,15 @@ from safetensors.torch import save_file
 
 from wand_export.graph.checkpoint import Checkpoint, expected_shapes, random_checkpoint
 from wand_export.graph.vocoder import Vocoder, VocoderConfig
+from wand_export.spec.schema import shipped
 
 KINDS = ("llama", "qwen2", "qwen3", "gpt2")
+
+RUNTIMES = {
+    "onnx": ("exported", "onnx-fp32"),
+    "executorch": ("exported_executorch", "executorch-xnnpack-fp32"),
+}
+"""Runtime -> the fixture of a bundle for it, and the float32 target in that."""
 
 RECIPE = """
 schema_version = 1
@@ -101,6 +108,21 @@ def exported(tiny: Path) -> Path:
 
     export(tiny / "checkpoint", tiny / "bundle", ["onnx-fp32", "onnx-int8", "onnx-int4"], with_twin=True)
     return tiny / "bundle"
+
+
+@pytest.fixture(scope="session")
+def exported_executorch(tiny: Path) -> Path:
+    """A bundle of a float32 target and one of three precisions, "mixed". Read only: copy it before changing it."""
+    pytest.importorskip("executorch")
+    from wand_export.commands.export import export
+
+    text = (shipped("targets") / "executorch-xnnpack-8da4w.toml").read_text(encoding="utf-8")
+    text = text.replace("executorch-xnnpack-8da4w", "mixed")
+    text = text.replace("attention = { bits = 4, block = 32 }", 'attention = { bits = 8, block = "channel" }')
+    text = text.replace("head = { bits = 4, block = 32 }", "head = { bits = 32 }")
+    (tiny / "mixed.toml").write_text(text, encoding="utf-8")
+    export(tiny / "checkpoint", tiny / "executorch", ["executorch-xnnpack-fp32", str(tiny / "mixed.toml")])
+    return tiny / "executorch"
 
 
 @pytest.fixture

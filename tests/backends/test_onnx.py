@@ -9,7 +9,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from wand_export.backends.onnx import check_inputs
-from wand_export.host.bundle import load_bundle
+from wand_export.host.bundle import Bundle, load_bundle
 
 
 def graph(*nodes: onnx.NodeProto) -> ir.Model:
@@ -76,17 +76,22 @@ def test_integer_targets_are_smaller(exported: Path) -> None:
     assert sizes["onnx-fp32"] > 2 * sizes["onnx-int8"] > 3 * sizes["onnx-int4"]
 
 
+def audio_inputs(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
+    """Codes, some of them outside, and noise for one call of the audio decoder."""
+    decoder = bundle.manifest.audio.decoder
+    assert decoder is not None
+    rng = np.random.default_rng(0)
+    tokens = rng.integers(-1, 27, 2 * decoder.context + decoder.chunk).astype(np.int32)
+    return tokens, rng.uniform(-1, 1, decoder.noise_samples).astype(np.float32)
+
+
 def test_the_audio_decoder_is_the_vocoder(exported: Path, tiny: Path) -> None:
     import torch
 
     from wand_export.graph.vocoder import load_vocoder
 
     vocoder = load_vocoder(tiny / "recipe" / "vocoder")
-    decoder = load_bundle(exported).manifest.audio.decoder
-    assert decoder is not None
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(-1, 27, 2 * decoder.context + decoder.chunk).astype(np.int32)
-    noise = rng.uniform(-1, 1, decoder.noise_samples).astype(np.float32)
+    tokens, noise = audio_inputs(load_bundle(exported))
     samples, phase = load_bundle(exported).open_audio().decode(tokens, noise, 0.25)
     with torch.no_grad():
         wanted, after = vocoder(torch.from_numpy(tokens)[None], torch.from_numpy(noise)[None], torch.tensor([0.25]))

@@ -4,7 +4,6 @@ import hashlib
 import json
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from wand_export.errors import BundleError, InputError
@@ -111,29 +110,6 @@ def test_selftest_passes_and_notices(exported: Path) -> None:
             assert run_selftest(bundle, target, session).passed
     with bundle.open("onnx-int4", threads=1) as session:  # the wrong weights for fp32's tolerance
         assert not run_selftest(bundle, "onnx-fp32", session).passed
-
-
-def test_what_a_session_refuses(exported: Path) -> None:
-    bundle = load_bundle(exported)
-    row = np.zeros(64, np.float32)
-    with bundle.open("onnx-fp32", threads=1) as session:
-        with pytest.raises(InputError, match="before prefill"):
-            session.step(row)
-        with pytest.raises(InputError, match="prefix of 0 rows"):
-            session.prefill(np.zeros((0, 64), np.float32))
-        with pytest.raises(InputError, match=r"25 rows.*24 fit"):
-            session.prefill(np.zeros((25, 64), np.float32))
-        with pytest.raises(InputError, match="width 64"):
-            session.prefill(np.zeros((3, 63), np.float32))
-        with pytest.raises(InputError, match="NaN"):
-            session.prefill(np.full((3, 64), np.nan, np.float32))
-        session.prefill(np.ones((3, 64), np.float32))
-        with pytest.raises(InputError, match="width 64"):
-            session.step(row.astype(np.float64))
-        with pytest.raises(InputError, match="in the prefix"):
-            session.seek(2)
-        session.step(row)
-        assert (session.position, session.prefix_len) == (4, 3)
 
 
 def test_a_file_that_onnx_runtime_refuses(bundle: Path) -> None:

@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from wand_export.backends import Emitted
 from wand_export.errors import InputError
-from wand_export.graph.decoder import Decoder, ScatterStep
+from wand_export.graph.decoder import Decoder
 from wand_export.graph.quantize import linears, quantize_blocks
+from wand_export.graph.steps import ScatterStep
 from wand_export.graph.vocoder import Vocoder
 from wand_export.layout import Layout
 from wand_export.spec.target import Precision, Target

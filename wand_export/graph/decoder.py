@@ -10,11 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from wand_export.layout import Layout
 from wand_export.spec.recipe import Backbone
-
-MASKED = -1e4
-"""What is added to the score of an unseen slot: finite, and still representable in float16."""
 
 
 class Cache(Protocol):
@@ -67,18 +63,20 @@ class Attention(nn.Module):
         self.k_norm = RMSNorm(self.head_dim, backbone.norm_eps) if normed else nn.Identity()
 
     def forward(self, x: Tensor, rotary: tuple[Tensor, Tensor] | None, cache: Cache) -> Tensor:
-        """x [S, hidden] -> [S, hidden]."""
-        rows = x.shape[0]
+        """x [S, hidden] -> [S, hidden].
+
+        S is left to be inferred wherever a shape is given: XNNPACK takes no reshape that computes with it.
+        """
         q, k, v = self.qkv(x).split(self.sizes, dim=-1)
-        q = self.q_norm(q.view(rows, self.heads, self.head_dim)).transpose(0, 1)
-        k = self.k_norm(k.view(rows, self.kv_heads, self.head_dim)).transpose(0, 1)
-        v = v.view(rows, self.kv_heads, self.head_dim).transpose(0, 1)
+        q = self.q_norm(q.view(-1, self.heads, self.head_dim)).transpose(0, 1)
+        k = self.k_norm(k.view(-1, self.kv_heads, self.head_dim)).transpose(0, 1)
+        v = v.view(-1, self.kv_heads, self.head_dim).transpose(0, 1)
         if rotary is not None:
             q, k = rotate(q, *rotary), rotate(k, *rotary)
         # Query heads of a group read the same keys: they become rows of one matrix product.
         q = (q * self.head_dim**-0.5).reshape(self.kv_heads, -1, self.head_dim)
-        attended = cache.attend(q, k, v).reshape(self.heads, rows, self.head_dim)
-        return self.out(attended.transpose(0, 1).reshape(rows, -1))
+        attended = cache.attend(q, k, v).view(self.kv_heads, self.heads // self.kv_heads, -1, self.head_dim)
+        return self.out(attended.permute(2, 0, 1, 3).contiguous().view(-1, self.heads * self.head_dim))
 
 
 class GatedMLP(nn.Module):
@@ -156,63 +154,3 @@ class Decoder(nn.Module):
             x = layer(x, rotary, cache)
         hidden = self.norm(x.index_select(0, last))
         return self.head(hidden)[0], hidden[0]
-
-
-class ScatterCache:
-    """Write-then-attend: new rows are scattered into their slots, then every seen slot is attended.
-
-    keys and values, [kv_heads, C, head_dim], are replaced by their successors, never changed in place.
-    """
-
-    def __init__(self, keys: Tensor, values: Tensor, slots: Tensor, seen: Tensor) -> None:
-        """slots: int64 [S]; seen: bool [S, C]."""
-        self.keys, self.values = keys, values
-        self.slots = slots[None, :, None]
-        self.bias = torch.where(seen, 0.0, MASKED)
-
-    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See Cache.attend."""
-        index = self.slots.expand_as(k)
-        self.keys = torch.scatter(self.keys, 1, index, k)
-        self.values = torch.scatter(self.values, 1, index, v)
-        kv_heads, capacity, _ = self.keys.shape
-        scores = torch.matmul(q, self.keys.transpose(1, 2))
-        scores = scores.view(kv_heads, -1, k.shape[1], capacity) + self.bias
-        weights = torch.softmax(scores, dim=-1).view(kv_heads, -1, capacity)
-        return torch.matmul(weights, self.values)
-
-
-class ScatterStep(nn.Module):
-    """The graph contract over a ScatterCache: caches go in and come out.
-
-    With layout None there is no window: the cache's own size is the prefix capacity, and every token is prefix.
-    """
-
-    def __init__(self, decoder: Decoder, layout: Layout | None) -> None:
-        super().__init__()
-        self.decoder, self.layout = decoder, layout
-
-    def forward(
-        self,
-        embeds: Tensor,
-        position: Tensor,
-        prefix_len: Tensor,
-        last: Tensor,
-        keys: list[Tensor],
-        values: list[Tensor],
-    ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-        """embeds float32 [1, S, hidden]; position, prefix_len, last int32 [1]; keys, values [kv_heads, C, head_dim].
-
-        Returns logits [head_rows], hidden [hidden], and the new keys and values.
-        """
-        capacity = keys[0].shape[1]
-        t = position.to(torch.int64) + torch.arange(embeds.shape[1])
-        p = prefix_len.to(torch.int64)
-        slot = torch.arange(capacity)
-        if self.layout is None:
-            slots, seen = t, slot <= t[:, None]
-        else:
-            slots, seen = self.layout.slot(t, p), self.layout.sees_after_write(t[:, None], slot, p)
-        caches = [ScatterCache(k, v, slots, seen) for k, v in zip(keys, values, strict=True)]
-        logits, hidden = self.decoder(embeds, t, last, list(caches))
-        return logits, hidden, [c.keys for c in caches], [c.values for c in caches]

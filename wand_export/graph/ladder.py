@@ -7,8 +7,8 @@ import numpy as np
 import torch
 
 from wand_export.graph.checkpoint import Checkpoint
-from wand_export.graph.decoder import ScatterStep
 from wand_export.graph.quantize import round_reference
+from wand_export.graph.steps import ScatterStep
 from wand_export.host.bundle import Bundle
 from wand_export.host.selftest import Comparison, compare, forced_rows, play, play_late, prefix_rows
 from wand_export.host.session import Floats, Session

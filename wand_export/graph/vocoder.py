@@ -194,6 +194,7 @@ class Vocoder(nn.Module):
         self.register_buffer("inverse_weight", weight[None, :, None] / 1.5, persistent=False)
         self.register_buffer("values", code_values(config.levels), persistent=False)
         self.register_buffer("basis", fourier_basis(config.n_fft), persistent=False)
+        self.register_buffer("inverse_basis", self.basis, persistent=False)
         place = (torch.arange(config.hop) + 0.5) / config.hop - 0.5
         self.register_buffer("from_previous", (-place).clamp(min=0), persistent=False)
         self.register_buffer("from_next", place.clamp(min=0), persistent=False)
@@ -214,8 +215,7 @@ class Vocoder(nn.Module):
         kept = slice(start - 1, start + frames + 2)
         branches = self.spectra(features, framed, kept)
         harmonic, angle, noisy, free, free_angle = branches.split(self.bins, dim=1)
-        pulse_real, pulse_imaginary = self.transform(pulses)
-        noise_real, noise_imaginary = self.transform(noise)
+        (pulse_real, noise_real), (pulse_imaginary, noise_imaginary) = self.transform(torch.cat([pulses, noise]))
         # A cosine of unit amplitude peaks at n_fft / 4 in the transform.
         loud = magnitude(harmonic) / (config.n_fft / 4)
         hiss = magnitude(noisy) * (2 / math.sqrt(config.n_fft))
@@ -227,14 +227,14 @@ class Vocoder(nn.Module):
         return self.inverse(real * framed[:, :, kept], imaginary * framed[:, :, kept]), phase
 
     def transform(self, samples: Tensor) -> tuple[Tensor, Tensor]:
-        """STFT of float32 [1, N]: real and imaginary parts, each [1, bins, N / hop - 3]."""
+        """STFT of float32 [B, N]: real and imaginary parts, each [B, bins, N / hop - 3]."""
         both = functional.conv1d(samples[:, None], self.basis, stride=self.config.hop)
         return both[:, : self.bins], both[:, self.bins :]
 
     def inverse(self, real: Tensor, imaginary: Tensor) -> Tensor:
         """Overlap-added samples [1, chunk samples] of the chunk's frames, one frame before and two behind."""
         both = torch.cat([real * self.inverse_weight, imaginary * self.inverse_weight], dim=1)
-        samples = functional.conv_transpose1d(both, self.basis, stride=self.config.hop)[:, 0]
+        samples = functional.conv_transpose1d(both, self.inverse_basis, stride=self.config.hop)[:, 0]
         edge = self.config.edge_samples
         return samples[:, edge : edge + self.config.chunk_samples]
 
