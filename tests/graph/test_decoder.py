@@ -12,7 +12,7 @@ from tests.conftest import KINDS, write_recipe
 from wand_export.graph.checkpoint import Checkpoint, random_checkpoint
 from wand_export.graph.decoder import Decoder
 from wand_export.graph.reference import config_of
-from wand_export.graph.steps import LateStep, ScatterStep
+from wand_export.graph.steps import LateStep, ScatterStep, SelectStep
 from wand_export.layout import Layout
 
 CLASSES = {"llama": LlamaForCausalLM, "qwen2": Qwen2ForCausalLM, "qwen3": Qwen3ForCausalLM, "gpt2": GPT2LMHeadModel}
@@ -36,15 +36,22 @@ def scatter(decoder: Decoder, layout: Layout) -> Step:
     return run
 
 
-def late(decoder: Decoder, layout: Layout) -> Step:
-    step = LateStep(decoder, layout)
+def in_place(step: LateStep | SelectStep) -> Step:
     for name, buffer in step.named_buffers(recurse=False):
         buffer.fill_(3.0 if name.startswith("keys") else -3.0)
     return lambda *inputs: step(*inputs)[0]
 
 
+def late(decoder: Decoder, layout: Layout) -> Step:
+    return in_place(LateStep(decoder, layout))
+
+
+def select(decoder: Decoder, layout: Layout) -> Step:
+    return in_place(SelectStep(decoder, layout))
+
+
 NewStep = Callable[[Decoder, Layout], Step]
-STEPS: dict[str, NewStep] = {"scatter": scatter, "late": late}
+STEPS: dict[str, NewStep] = {"scatter": scatter, "late": late, "select": select}
 
 
 @pytest.fixture(params=STEPS)

@@ -73,10 +73,7 @@ def _ladder(bundle: Bundle, path: Path, report: Callable[[str], None]) -> dict[s
     found = []
     for name, artifact in manifest.artifacts.items():
         report(f"{name}: comparing with the reference")
-        with bundle.open(name) as session:
-            comparison = ladder.measure(bundle, expectation, session)
-        components = ladder.measure_components(bundle, source, expectation, artifact.precision)
-        parity = ladder.parity(session, comparison, components, artifact.thresholds)
+        parity = ladder.hold(bundle, source, expectation, name)
         found.append(
             {"target": name, "runtime": artifact.runtime, "files": artifact.files, **parity.model_dump(mode="json")}
         )

@@ -17,7 +17,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wand_export.errors import CheckpointError, InputError
-from wand_export.graph.decoder import Decoder
+from wand_export.graph.decoder import Decoder, Rotary
 from wand_export.graph.reference import Reference, backbone_shapes
 from wand_export.spec.recipe import Backbone, Recipe, load_recipe
 from wand_export.spec.schema import Schema, explain
@@ -148,7 +148,8 @@ class Checkpoint:
         weight, bias = self.head()
         with torch.device("meta"):
             decoder = Decoder(self.backbone, weight.shape[0], bias is not None)
-        decoder.inv_freq = Decoder.frequencies(self.backbone)
+        if decoder.rotary is not None:  # its buffer is computed, not loaded
+            decoder.rotary = Rotary(self.backbone)
         state = {name: self._stacked(names) for name, names in self._decoder_names()}
         state |= {"head.weight": weight} | ({} if bias is None else {"head.bias": bias})
         decoder.load_state_dict(state, strict=True, assign=True)

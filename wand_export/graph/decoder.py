@@ -1,7 +1,8 @@
 """The static-shape transformer decoder: every backbone kind, over a fixed-capacity KV cache.
 
 Reads top to bottom: norms, rotary, attention, MLP, layer, decoder. Learned positions are not its business: the
-host adds them to the rows that it feeds.
+host adds them to the rows that it feeds. A backend that computes in float16 replaces the norms and the rotary by
+those of `graph/half.py`.
 """
 
 from typing import Protocol
@@ -39,6 +40,27 @@ def norm(backbone: Backbone) -> nn.Module:
     if backbone.kind == "gpt2":
         return nn.LayerNorm(backbone.hidden, eps=backbone.norm_eps)
     return RMSNorm(backbone.hidden, backbone.norm_eps)
+
+
+class Rotary(nn.Module):
+    """The rotary angles of positions, computed in float32."""
+
+    inv_freq: Tensor
+
+    def __init__(self, backbone: Backbone) -> None:
+        super().__init__()
+        self.register_buffer("inv_freq", self.frequencies(backbone), persistent=False)
+
+    @staticmethod
+    def frequencies(backbone: Backbone) -> Tensor:
+        """Radians per position, float32 [head_dim / 2]."""
+        exponent = torch.arange(0, backbone.head_dim, 2, dtype=torch.float32) / backbone.head_dim
+        return backbone.rope_theta**-exponent
+
+    def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """cos, sin float32 [S, head_dim / 2] of integer positions [S]."""
+        angles = positions.to(torch.float32)[:, None] * self.inv_freq
+        return angles.cos(), angles.sin()
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
@@ -116,10 +138,9 @@ class Layer(nn.Module):
 class Decoder(nn.Module):
     """Layers, final norm and head. Caches come from outside, one for each layer.
 
-    Its modules are named by component: `layers.*.attention`, `layers.*.mlp` and `head`.
+    Its modules are named by component: `layers.*.attention`, `layers.*.mlp` and `head`. rotary is None where positions
+    are learned.
     """
-
-    inv_freq: Tensor
 
     def __init__(self, backbone: Backbone, head_rows: int, head_bias: bool) -> None:
         super().__init__()
@@ -127,20 +148,7 @@ class Decoder(nn.Module):
         self.layers = nn.ModuleList(Layer(backbone) for _ in range(backbone.layers))
         self.norm = norm(backbone)
         self.head = nn.Linear(backbone.hidden, head_rows, bias=head_bias)
-        self.register_buffer("inv_freq", self.frequencies(backbone), persistent=False)
-
-    @staticmethod
-    def frequencies(backbone: Backbone) -> Tensor:
-        """Rotary frequencies in radians per position, float32 [head_dim / 2]."""
-        exponent = torch.arange(0, backbone.head_dim, 2, dtype=torch.float32) / backbone.head_dim
-        return backbone.rope_theta**-exponent
-
-    def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
-        """cos, sin float32 [S, head_dim / 2] of integer positions [S]; None for learned positions."""
-        if self.backbone.kind == "gpt2":
-            return None
-        angles = positions.to(torch.float32)[:, None] * self.inv_freq
-        return angles.cos(), angles.sin()
+        self.rotary = None if backbone.kind == "gpt2" else Rotary(backbone)
 
     def forward(self, embeds: Tensor, positions: Tensor, last: Tensor, caches: list[Cache]) -> tuple[Tensor, Tensor]:
         """One call over S rows.
@@ -149,7 +157,7 @@ class Decoder(nn.Module):
         Returns logits float32 [head_rows] and hidden float32 [hidden], the vector that the head read.
         """
         x = embeds[0]
-        rotary = self.rotary(positions)
+        rotary = None if self.rotary is None else self.rotary(positions)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, rotary, cache)
         hidden = self.norm(x.index_select(0, last))

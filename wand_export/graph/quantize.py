@@ -1,6 +1,7 @@
 """Symmetric integer weights with one scale for each block along the input: the scheme of every integer target."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -28,6 +29,10 @@ class Blocks:
         """float32 [rows, columns]."""
         weight = self.integers.to(torch.float32) * self.scales
         return weight.flatten(1)[:, : self.columns].contiguous()
+
+    def with_half_scales(self) -> "Blocks":
+        """The same integers, their scales rounded to float16."""
+        return replace(self, scales=self.scales.half().float())
 
 
 def quantize_blocks(weight: Tensor, bits: int, block: int | Literal["channel"]) -> Blocks:
@@ -63,16 +68,49 @@ def linears(decoder: Decoder, precisions: Precisions) -> list[tuple[str, nn.Line
     return found
 
 
-def round_reference(reference: Reference, component: str, precision: Precision) -> None:
-    """Give one component of a reference, in place, the values that its weights have after quantization."""
-    assert precision.block is not None
+def rounded(weight: Tensor, precision: Precision) -> Tensor:
+    """A float32 weight [rows, columns] as a target holds it: float32 [rows, columns]."""
+    if precision.block is not None:
+        return quantize_blocks(weight, precision.bits, precision.block).dequantize()
+    return weight.half().float() if precision.bits == 16 else weight
+
+
+def rounded_in_half(weight: Tensor, precision: Precision) -> Tensor:
+    """The same, in an artifact whose floats, scales included, are float16."""
+    if precision.block is not None:
+        return quantize_blocks(weight, precision.bits, precision.block).with_half_scales().dequantize()
+    return weight.half().float()
+
+
+Rounding = Callable[[Tensor, Precision], Tensor]
+
+
+def round_reference(reference: Reference, component: str, precision: Precision, rounding: Rounding = rounded) -> None:
+    """Give one component of a reference, in place, the values that its weights have in an artifact."""
     if component == "head":
-        reference.head = quantize_blocks(reference.head, precision.bits, precision.block).dequantize()
+        reference.head = rounding(reference.head, precision)
         return
     named = {"attention": ("self_attn", "attn"), "mlp": ("mlp",)}[component]
     for name, module in reference.model.named_modules():
         if any(part in named for part in name.split(".")) and isinstance(module, (nn.Linear, Conv1D)):
             transposed = isinstance(module, Conv1D)  # transformers' GPT-2 keeps weights as [in, out]
-            weight = module.weight.T if transposed else module.weight
-            rounded = quantize_blocks(weight, precision.bits, precision.block).dequantize()
-            module.weight = nn.Parameter(rounded.T if transposed else rounded, requires_grad=False)
+            weight = rounding(module.weight.T if transposed else module.weight, precision)
+            module.weight = nn.Parameter(weight.T if transposed else weight, requires_grad=False)
+
+
+def round_as_half(reference: Reference, precisions: Precisions) -> None:
+    """Give a reference, in place, all the values that an artifact of these precisions and float16 stores.
+
+    Beside the weights these are norms and biases, and the rotary's cosines and sines, which lie in a table.
+    """
+    for component in COMPONENTS:
+        round_reference(reference, component, getattr(precisions, component), rounded_in_half)
+    for parameter in reference.model.parameters():
+        if parameter.dim() == 1:
+            parameter.data = parameter.data.half().float()
+    if reference.bias is not None:
+        reference.bias = reference.bias.half().float()
+    if hasattr(reference.model, "rotary_emb"):
+        reference.model.rotary_emb.register_forward_hook(
+            lambda module, inputs, output: tuple(tensor.half().float() for tensor in output)
+        )

@@ -131,3 +131,61 @@ class LateStep(nn.Module):
                 # Not buffer[:, slots] = new, which fails in ExecuTorch for more than one row.
                 torch.ops.aten.index_put_.default(buffer, [None, slots], new)
         return logits, hidden
+
+
+class SelectCache:
+    """Write-then-attend: each slot keeps what it holds or takes a new row, then every seen slot is attended.
+
+    No write has an index that is known at run time only. keys and values, [1, kv_heads, C, head_dim], are replaced by
+    their successors.
+    """
+
+    def __init__(self, keys: Tensor, values: Tensor, taken: Tensor, row: Tensor, bias: Tensor) -> None:
+        """taken: bool [C, 1], which slots take a new row; row: integers [C], which one; bias: [S, C]."""
+        self.keys, self.values = keys, values
+        self.taken, self.row, self.bias = taken, row, bias
+
+    def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """See Cache.attend. Products of four dimensions, the layout of the states."""
+        if k.shape[1] > 1:
+            k, v = k.index_select(1, self.row), v.index_select(1, self.row)
+        self.keys = torch.where(self.taken, k[None], self.keys)
+        self.values = torch.where(self.taken, v[None], self.values)
+        scores = torch.matmul(q[None], self.keys.transpose(2, 3))
+        biased = scores.view(scores.shape[1], -1, *self.bias.shape) + self.bias
+        weights = torch.softmax(biased, dim=-1).view(scores.shape)
+        return torch.matmul(weights, self.values)[0]
+
+
+class SelectStep(nn.Module):
+    """The graph contract over a SelectCache: keys and values are buffers `keys_0`, `values_0` and so on.
+
+    Each is [1, kv_heads, C, head_dim], four axes as Core ML's Neural Engine wants its states. Integers stay int32.
+    """
+
+    def __init__(self, decoder: Decoder, layout: Layout) -> None:
+        super().__init__()
+        self.decoder, self.layout = decoder, layout
+        shape = (1, decoder.backbone.kv_heads, layout.capacity, decoder.backbone.head_dim)
+        for i in range(decoder.backbone.layers):
+            self.register_buffer(f"keys_{i}", torch.zeros(shape), persistent=False)
+            self.register_buffer(f"values_{i}", torch.zeros(shape), persistent=False)
+
+    def forward(self, embeds: Tensor, position: Tensor, prefix_len: Tensor, last: Tensor) -> tuple[Tensor, Tensor]:
+        """See the top of this file."""
+        rows = torch.arange(embeds.shape[1], dtype=torch.int32)
+        slot = torch.arange(self.layout.capacity, dtype=torch.int32)
+        t = position + rows
+        takes = slot[:, None] == self.layout.slot(t, prefix_len)
+        row = (takes * rows).amax(dim=1)
+        taken = takes.any(dim=1)[:, None]
+        bias = torch.where(self.layout.sees_after_write(t[:, None], slot, prefix_len), 0.0, MASKED)
+        buffers = [
+            (self.get_buffer(f"keys_{i}"), self.get_buffer(f"values_{i}")) for i in range(len(self.decoder.layers))
+        ]
+        caches = [SelectCache(keys, values, taken, row, bias) for keys, values in buffers]
+        logits, hidden = self.decoder(embeds, t, last, list(caches))
+        for (keys, values), cache in zip(buffers, caches, strict=True):
+            keys[:] = cache.keys
+            values[:] = cache.values
+        return logits, hidden

@@ -258,7 +258,7 @@ class Vocoder(nn.Module):
         totals = within[:, :, -1]
         before = torch.cumsum(totals - torch.floor(totals), dim=1)
         before = torch.cat([torch.zeros_like(before[:, :1]), before], dim=1)
-        origin, end = EDGE_FRAMES, before.shape[1] - 1 - EDGE_FRAMES
+        origin, end = EDGE_FRAMES, EDGE_FRAMES + config.chunk * config.frames_per_code
         offset = phase[:, None] - before[:, origin : origin + 1]
         ended = before[:, end] + offset[:, 0]
         frame_phase = before[:, :-1] + offset

@@ -65,6 +65,13 @@ class Bundle:
         session: Session = _runtime(artifact).open_decoder(self.path, name, self.manifest, artifact, threads)
         return session
 
+    def open_exact(self, target: str) -> "Session | None":
+        """A session that interprets a target in float32 throughout; None where nothing of ours interprets it."""
+        artifact = self.manifest.artifacts[target]
+        open_exact = getattr(_runtime(artifact), "open_exact", None)
+        session: Session | None = open_exact and open_exact(self.path, target, self.manifest, artifact)
+        return session
+
     def open_twin(self, target: str, threads: int | None = None) -> "Session":
         """The target's decoder without its window, for benchmarks. Raises BundleError if it was not exported."""
         from wand_export.host.runtimes.onnx import OnnxTwin

@@ -1,0 +1,129 @@
+"""Core ML: on a Mac its own runtime, elsewhere the interpreter of the same package.
+
+A prefix goes through the function `prefill` in chunks padded to its fixed S, generated rows through `decode`. Both
+work on one state: on a Mac an MLState that one function's model makes and both take, as Apple's runtime allows for
+functions of one package with the same states (apple/coremltools pull request 2686; so do Anemll's hosts).
+"""
+
+import sys
+from abc import abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from wand_export.errors import BundleError
+from wand_export.host.runtimes.coreml_interpreter import Interpreter
+from wand_export.host.runtimes.coreml_package import Array
+from wand_export.host.session import AudioSession, Floats, Session, StepOutput
+from wand_export.spec.manifest import Artifact, Manifest
+
+PREFILL, DECODE = "prefill", "decode"
+_AUDIO_FUNCTION = "main"
+
+
+def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> Session:
+    """The decoder of a bundle at `folder`. Core ML chooses its own threads. Raises BundleError."""
+    kind = CoreMLSession if sys.platform == "darwin" else InterpretedSession
+    return kind(folder, name, manifest, artifact)
+
+
+def open_exact(folder: Path, name: str, manifest: Manifest, artifact: Artifact) -> Session:
+    """The decoder interpreted in float32 throughout: what the file holds, without float16's rounding."""
+    return InterpretedSession(folder, name, manifest, artifact, half=False)
+
+
+def open_audio(path: Path, threads: int | None) -> AudioSession:
+    """The audio decoder whose package's manifest is `path`. Raises BundleError."""
+    return CoreMLAudio(path.parent) if sys.platform == "darwin" else InterpretedAudio(path.parent)
+
+
+class PackageSession(Session):
+    """A package of the two functions, whoever runs them."""
+
+    def _run(self, rows: Floats) -> StepOutput:
+        generated = self.position >= self.prefix_len
+        embeds = np.zeros((1, 1 if generated else self.chunk, self.hidden), np.float32)
+        embeds[0, : len(rows)] = rows
+        integers = {"position": self.position, "prefix_len": self.prefix_len, "last": len(rows) - 1}
+        inputs = {"embeds": embeds, **{name: np.array([value], np.int32) for name, value in integers.items()}}
+        outputs = self._call(DECODE if generated else PREFILL, inputs)
+        return StepOutput(np.array(outputs["logits"], np.float32), np.array(outputs["hidden"], np.float32))
+
+    @abstractmethod
+    def _call(self, function: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Call one function of the package over the state."""
+
+
+class InterpretedSession(PackageSession):
+    """A package run by our own interpreter, in float16 as on a device or, not half, in float32."""
+
+    how: ClassVar[Literal["ran", "interpreted"]] = "interpreted"
+
+    def __init__(self, folder: Path, name: str, manifest: Manifest, artifact: Artifact, *, half: bool = True) -> None:
+        super().__init__(name, manifest, artifact)
+        interpreter = Interpreter((folder / artifact.files[0]).parent, half)
+        self._functions, self._state = interpreter.functions, interpreter.new_state()
+
+    def _call(self, function: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        return self._functions[function](inputs, self._state)
+
+    def close(self) -> None:
+        self._functions.clear()
+        self._state.clear()
+
+
+class CoreMLSession(PackageSession):
+    """A package run by Core ML on a Mac, where its compute units are asked for."""
+
+    def __init__(self, folder: Path, name: str, manifest: Manifest, artifact: Artifact) -> None:
+        super().__init__(name, manifest, artifact)
+        package = (folder / artifact.files[0]).parent
+        self._models = {function: load(package, function, "CPU_AND_NE") for function in (PREFILL, DECODE)}
+        self._state = self._models[DECODE].make_state()
+
+    def _call(self, function: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs: Mapping[str, Array] = self._models[function].predict(dict(inputs), state=self._state)
+        return outputs
+
+    def close(self) -> None:
+        self._models.clear()
+        del self._state
+
+
+def load(package: Path, function: str | None, units: str) -> Any:
+    """coremltools' MLModel of one function. units: a name of ct.ComputeUnit. Raises BundleError if Core ML refuses."""
+    import coremltools as ct
+
+    try:
+        return ct.models.MLModel(str(package), compute_units=ct.ComputeUnit[units], function_name=function)
+    except Exception as error:  # whatever Core ML finds wrong comes as RuntimeError or a class of coremltools'
+        raise BundleError(package, f"Core ML refuses it: {error}".splitlines()[0], "export the bundle again") from error
+
+
+def _feeds(tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> dict[str, Array]:
+    return {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
+
+
+class InterpretedAudio(AudioSession):
+    """An audio decoder run by our own interpreter."""
+
+    def __init__(self, package: Path) -> None:
+        self._function = Interpreter(package, half=True).functions[_AUDIO_FUNCTION]
+
+    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
+        outputs = self._function(_feeds(tokens, noise, phase), {})
+        return outputs["audio"][0], float(outputs["new_phase"][0])
+
+
+class CoreMLAudio(AudioSession):
+    """An audio decoder run by Core ML on a Mac. Its float32 is beyond the Neural Engine."""
+
+    def __init__(self, package: Path) -> None:
+        self._model = load(package, None, "CPU_AND_GPU")
+
+    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
+        outputs = self._model.predict(_feeds(tokens, noise, phase))
+        return np.array(outputs["audio"][0], np.float32), float(outputs["new_phase"][0])
