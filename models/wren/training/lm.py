@@ -6,8 +6,8 @@ arXiv 2401.07333): so it always knows where in the text it is.
     python models/wren/training/lm.py TOKENS.safetensors STATE --steps 2400     resumes from STATE
     python models/wren/training/lm.py TOKENS.safetensors STATE --save models/wren/teacher
 
-Two aids: one attention head is guided towards the phoneme being spoken, and 8 % of the codes it reads are wrong, as
-its own picks will be.
+Two aids: one attention head is guided towards the phoneme that comes next, and 8 % of the codes it reads are wrong,
+as its own picks will be.
 """
 
 import argparse
@@ -45,7 +45,7 @@ class Corpus:
         arrays = load_file(file)
         cuts = arrays["offsets"][1:-1]
         self.rows = np.split(arrays["tokens"], cuts)
-        self.aligned = np.split(arrays["aligned"], cuts)
+        self.upcoming = np.split(arrays["upcoming"], cuts)
         self.prefix_len = arrays["prefix_len"]
 
     def batches(self, tokens: int, rng: np.random.Generator) -> list[list[int]]:
@@ -67,7 +67,7 @@ class Corpus:
         for row, i in enumerate(chosen):
             ids, p = self.rows[i].astype(np.int64), int(self.prefix_len[i])
             targets[row, p - 1 : len(ids) - 1] = ids[p:]
-            guides[row, : len(ids) - 1] = self.aligned[i][:-1]
+            guides[row, : len(ids) - 1] = self.upcoming[i][:-1]
             if rng is not None:
                 wrong = rng.random(len(ids)) < CORRUPTED
                 wrong &= ids < CODES
@@ -77,7 +77,10 @@ class Corpus:
 
 
 class Guide:
-    """The log-probability that one head of one layer gives to the phoneme being spoken."""
+    """The log-probability that one head of one layer gives to the place of the phoneme that comes next.
+
+    Not to the one being spoken: what its place holds cannot tell what follows.
+    """
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.attention = model.model.layers[GUIDED_LAYER].self_attn
