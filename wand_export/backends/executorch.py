@@ -28,7 +28,7 @@ from wand_export.spec.target import Precision, Target
 
 DECODER, AUDIO = "decoder.pte", "audio.pte"
 _GROUPS = (32, 64, 128)
-_SCALE_BYTES = {"channel": 4, **dict.fromkeys(_GROUPS, 2)}
+_SCALE_BYTES: dict[int | str, int] = {"channel": 4, **dict.fromkeys(_GROUPS, 2)}
 """XNNPACK keeps the scales of groups in bfloat16."""
 
 

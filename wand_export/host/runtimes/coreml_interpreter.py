@@ -130,7 +130,7 @@ class Function:
         if op.kind == "write_state":
             state[op.state] = given["data"]
             return
-        results = state[op.state] if op.kind == "read_state" else op.run(**op.constants, **given)
+        results: Any = state[op.state] if op.kind == "read_state" else op.run(**op.constants, **given)
         for output, result in zip(op.outputs, results if type(results) is list else [results], strict=True):
             values[output.slot] = accepted = output.accept(result)
             if observe is not None:

@@ -46,7 +46,8 @@ def erf(x: Array) -> Array:
     wide = np.abs(x.astype(np.float64))
     t = 1 / (1 + 0.3275911 * wide)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return (np.sign(x) * (1 - series * np.exp(-wide * wide))).astype(np.float32)
+    value: Array = (np.sign(x) * (1 - series * np.exp(-wide * wide))).astype(np.float32)
+    return value
 
 
 def softmax(x: Array, axis: int = -1) -> Value:
@@ -82,7 +83,7 @@ def linear(x: Array, weight: Array, bias: Value = 0.0) -> Value:
     return x @ weight.T + bias
 
 
-def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Array:
+def matmul(x: Array, y: Array, transpose_x: bool = False, transpose_y: bool = False) -> Value:
     return np.matmul(x.swapaxes(-1, -2) if transpose_x else x, y.swapaxes(-1, -2) if transpose_y else y)
 
 
@@ -137,7 +138,7 @@ def conv_transpose(
     return y if bias is None else y + bias[:, None]
 
 
-def select(cond: Array, a: Value, b: Value) -> Array:
+def select(cond: Array, a: Value, b: Value) -> Value:
     return np.where(cond, a, b)
 
 
@@ -176,7 +177,7 @@ def concat(values: list[Array], axis: int, interleave: bool = False) -> Array:
 
 
 def split(x: Array, axis: int, split_sizes: Axes | None = None, num_splits: int | None = None) -> list[Array]:
-    parts = num_splits if split_sizes is None else np.cumsum(split_sizes)[:-1]
+    parts: Any = num_splits if split_sizes is None else np.cumsum(split_sizes)[:-1]
     return np.split(x, parts, axis=axis)
 
 
@@ -201,7 +202,7 @@ def slice_by_index(
     return np.asarray(x[tuple(index)])
 
 
-def cast(x: Value, dtype: str) -> Array:
+def cast(x: Value, dtype: str) -> Value:
     """Floats are cut towards zero. Raises ValueError for a value outside a narrow integer type."""
     if dtype in ("fp16", "fp32"):
         return np.asarray(x, np.float32)

@@ -109,7 +109,7 @@ class Package:
         if declared.name not in _STORED or kind not in ("bytes", "floats", "ints", "bools"):
             raise BundleError(self.file, f"a constant {declared.name} as {kind}, which is unknown", _AGAIN)
         values = getattr(tensor, kind).values
-        array = (
+        array: Array = (
             np.frombuffer(values, _STORED[declared.name])
             if kind == "bytes"
             else np.array(list(values), _STORED[declared.name])
@@ -162,7 +162,7 @@ class Weights:
         return np.array(raw.view(_STORED[declared.name]), declared.held).reshape(declared.shape)
 
     def _unpack(self, layout: str, offset: int) -> tuple[int, ...]:
-        return struct.unpack_from(layout, self._bytes, offset)
+        return struct.unpack_from(layout, memoryview(self._bytes), offset)
 
 
 def _nibbles(raw: Array) -> Array:
