@@ -123,14 +123,14 @@ class Function:
         return {name: values[self._slots[name]] for name in self.outputs}
 
     def _perform(self, op: _Operation, values: list[Any], state: State, observe: Observer | None) -> None:
-        given = {
+        given: dict[str, Any] = {
             name: values[source] if isinstance(source, int) else [values[i] for i in source]
             for name, source in op.inputs
         }
         if op.kind == "write_state":
             state[op.state] = given["data"]
             return
-        results: Any = state[op.state] if op.kind == "read_state" else op.run(**op.constants, **given)
+        results = state[op.state] if op.kind == "read_state" else op.run(**op.constants, **given)
         for output, result in zip(op.outputs, results if type(results) is list else [results], strict=True):
             values[output.slot] = accepted = output.accept(result)
             if observe is not None:

@@ -162,7 +162,7 @@ class Weights:
         return np.array(raw.view(_STORED[declared.name]), declared.held).reshape(declared.shape)
 
     def _unpack(self, layout: str, offset: int) -> tuple[int, ...]:
-        return struct.unpack_from(layout, memoryview(self._bytes), offset)
+        return struct.unpack(layout, self._bytes[offset : offset + struct.calcsize(layout)].tobytes())
 
 
 def _nibbles(raw: Array) -> Array:
