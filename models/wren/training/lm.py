@@ -26,7 +26,7 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 CODES, END = 1024, 1024
 VOCABULARY = 1128
 GUIDED_LAYER, GUIDE_WEIGHT, CORRUPTED = 2, 0.3, 0.08
-OFTEN, MUCH = 0.5, 0.6
+OFTEN, MUCH = 0.5, 0.9
 """Of so many utterances so many codes are wrong: from sound codes the model hears where it is, and forgets the text."""
 RATE, WARM_UP = 1.5e-3, 60
 HELD_OUT = 128
