@@ -4,6 +4,7 @@ Reads top to bottom: norms, rotary, attention, MLP, layer, decoder. Learned posi
 host adds them to the rows that it feeds.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -123,11 +124,13 @@ class Decoder(nn.Module):
 
     inv_freq: Tensor
 
-    def __init__(self, backbone: Backbone, head_rows: int, head_bias: bool) -> None:
+    def __init__(self, backbone: Backbone, head_rows: int, head_bias: bool, head_norm: bool = False) -> None:
+        """head_norm: whether a second norm stands between the final one and the head."""
         super().__init__()
         self.backbone = backbone
         self.layers = nn.ModuleList(Layer(backbone) for _ in range(backbone.layers))
         self.norm = norm(backbone)
+        self.head_norm = norm(backbone) if head_norm else nn.Identity()
         self.head = nn.Linear(backbone.hidden, head_rows, bias=head_bias)
         self.register_buffer("inv_freq", self.frequencies(backbone), persistent=False)
 
@@ -135,7 +138,14 @@ class Decoder(nn.Module):
     def frequencies(backbone: Backbone) -> Tensor:
         """Rotary frequencies in radians per position, float32 [head_dim / 2]."""
         exponent = torch.arange(0, backbone.head_dim, 2, dtype=torch.float32) / backbone.head_dim
-        return backbone.rope_theta**-exponent
+        plain = backbone.rope_theta**-exponent
+        scaling = backbone.rope_scaling
+        if scaling is None:
+            return plain
+        # Llama 3.1: slow turns are stretched by the factor, fast ones kept, and between them it is a mixture.
+        turns = scaling.original_max_position * plain / (2 * math.pi)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        return torch.lerp(plain / scaling.factor, plain, kept.clamp(0, 1))
 
     def rotary(self, positions: Tensor) -> tuple[Tensor, Tensor] | None:
         """cos, sin float32 [S, head_dim / 2] of integer positions [S]; None for learned positions."""
@@ -154,7 +164,7 @@ class Decoder(nn.Module):
         rotary = self.rotary(positions)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, rotary, cache)
-        hidden = self.norm(x.index_select(0, last))
+        hidden = self.head_norm(self.norm(x.index_select(0, last)))
         return self.head(hidden)[0], hidden[0]
 
 

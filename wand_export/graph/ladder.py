@@ -46,8 +46,8 @@ def expect(bundle: Bundle, checkpoint: Checkpoint, prefix: list[Stretch], steps:
     kv = bundle.manifest.kv_cache
     layout = Layout(kv.prefix_capacity, kv.window)
     start = torch.from_numpy(prefix_rows(bundle, prefix))
-    forced, decoded = _greedy(bundle, checkpoint, layout, start, steps)
-    rows = torch.cat([start, torch.from_numpy(forced_rows(bundle, forced, 0))])
+    forced, decoded = _greedy(bundle, checkpoint, layout, prefix, steps)
+    rows = torch.cat([start, torch.from_numpy(forced_rows(bundle, prefix, forced))])
     reference = checkpoint.reference()
     p = len(start)
     logits = reference(rows, p, layout.window)[0][p - 1 :].numpy()
@@ -56,14 +56,14 @@ def expect(bundle: Bundle, checkpoint: Checkpoint, prefix: list[Stretch], steps:
     if skip <= _LATE_STEPS and bundle.manifest.model.max_position is None:
         fed = (forced * (1 + (skip + layout.window) // len(forced)))[: skip + layout.window]
         positions = torch.cat([torch.arange(p), torch.arange(LATE, LATE + len(fed))])
-        far = torch.cat([start, torch.from_numpy(forced_rows(bundle, fed, 0))])
+        far = torch.cat([start, torch.from_numpy(forced_rows(bundle, prefix, fed))])
         late = LATE, skip, reference(far, p, layout.window, positions)[0][p + skip :].numpy()
     return Expectation(prefix, forced, logits, late, compare(decoded, logits))
 
 
 @torch.no_grad()
 def _greedy(
-    bundle: Bundle, checkpoint: Checkpoint, layout: Layout, prefix: torch.Tensor, steps: int
+    bundle: Bundle, checkpoint: Checkpoint, layout: Layout, stretches: list[Stretch], steps: int
 ) -> tuple[list[int], Floats]:
     """Greedy tokens [steps] of the static decoder in torch, and its logits [1 + steps, V]."""
     backbone = checkpoint.backbone
@@ -71,6 +71,7 @@ def _greedy(
     keys = [torch.zeros(backbone.kv_heads, layout.capacity, backbone.head_dim) for _ in range(backbone.layers)]
     values = [torch.zeros_like(key) for key in keys]
     integer = lambda value: torch.tensor([value], dtype=torch.int32)  # noqa: E731
+    prefix = torch.from_numpy(prefix_rows(bundle, stretches))
     p = integer(len(prefix))
     logits, _, keys, values = step(prefix[None], integer(0), p, integer(len(prefix) - 1), keys, values)
     seen, ids = [logits], []
@@ -79,7 +80,7 @@ def _greedy(
     for n in range(steps):
         masked = torch.where(speakable, seen[-1], -torch.inf)
         ids.append(int(bundle.head_ids[int(masked.argmax())]))
-        row = torch.from_numpy(forced_rows(bundle, ids[-1:], n))
+        row = torch.from_numpy(forced_rows(bundle, stretches, ids[-1:], n))
         logits, _, keys, values = step(row[None], integer(len(prefix) + n), p, integer(0), keys, values)
         seen.append(logits)
     return ids, torch.stack(seen).numpy()
@@ -88,12 +89,13 @@ def _greedy(
 def measure(bundle: Bundle, expectation: Expectation, session: Session) -> Comparison:
     """An artifact, as its runtime runs it, against the reference."""
     prefix = prefix_rows(bundle, expectation.prefix)
-    actual, expected = [play(session, prefix, forced_rows(bundle, expectation.forced, 0))], [expectation.logits]
+    rows = forced_rows(bundle, expectation.prefix, expectation.forced)
+    actual, expected = [play(session, prefix, rows)], [expectation.logits]
     if expectation.late is not None:
         position, skip, logits = expectation.late
         count = skip + len(logits)
         fed = (expectation.forced * (1 + count // len(expectation.forced)))[:count]
-        actual.append(play_late(session, prefix, forced_rows(bundle, fed, 0), position, skip))
+        actual.append(play_late(session, prefix, forced_rows(bundle, expectation.prefix, fed), position, skip))
         expected.append(logits)
     return compare(np.concatenate(actual), np.concatenate(expected))
 
@@ -103,7 +105,7 @@ def measure_components(
 ) -> dict[str, ComponentParity]:
     """What rounding each component alone does to the reference's logits."""
     prefix = torch.from_numpy(prefix_rows(bundle, expectation.prefix))
-    rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, expectation.forced, 0))])
+    rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, expectation.prefix, expectation.forced))])
 
     def rounded(component: str) -> Floats:
         # In a function of its own: two references of a large model would not fit side by side.
