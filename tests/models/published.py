@@ -215,7 +215,7 @@ def write_sentencepiece(file: Path, kind: str = "unigram") -> None:
     text = file.with_suffix(".txt")
     text.write_text("\n".join([words, *words.split(), *words] * 20), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(file.with_suffix("")), vocab_size=60, model_type=kind, minloglevel=2,
+        input=str(text), model_prefix=str(file.with_suffix("")), vocab_size=50, model_type=kind, minloglevel=2,
         bos_id=0, eos_id=1, unk_id=2, normalization_rule_name="nmt_nfkc",
     )  # fmt: skip
 

@@ -9,7 +9,7 @@ from huggingface_hub.errors import LocalEntryNotFoundError, OfflineModeIsEnabled
 from wand_export.cli import main
 from wand_export.commands.inspect import inspect
 from wand_export.errors import InputError
-from wand_export.graph.hub import files_of, located
+from wand_export.graph.hub import files_of, located, name_of
 from wand_export.spec.recipe import load_recipe
 
 
@@ -82,6 +82,13 @@ def test_a_repository_without_the_files(monkeypatch: pytest.MonkeyPatch, tmp_pat
     stand_in(monkeypatch, tmp_path / "snapshot")
     with pytest.raises(InputError, match=r"no gpt\.pth in it"):
         inspect("org/name", "index_tts")
+
+
+def test_a_cached_checkpoint_is_called_by_its_id_and_commit(tmp_path: Path) -> None:
+    folder = tmp_path / "models--IndexTeam--IndexTTS-1.5" / "snapshots" / "0a1b2c"
+    folder.mkdir(parents=True)
+    assert name_of(folder) == "IndexTeam/IndexTTS-1.5@0a1b2c"
+    assert name_of(tmp_path) == tmp_path.name
 
 
 def test_an_id_needs_a_recipe() -> None:

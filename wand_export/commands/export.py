@@ -16,7 +16,7 @@ from wand_export import __version__, backends
 from wand_export.errors import InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
-from wand_export.graph.hub import located
+from wand_export.graph.hub import located, name_of
 from wand_export.graph.tokenizer import load_tokenizer, resolved
 from wand_export.graph.vocoder import Vocoder, load_vocoder
 from wand_export.host import selftest
@@ -158,6 +158,8 @@ def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple
         )
     if recipe.licence.non_commercial:
         warnings.append(f"The weights are for non-commercial use only: {recipe.licence.weights}.")
+    if recipe.text.expects is not None:
+        warnings.append(f"Texts for it are {recipe.text.expects}.")
     return layout, warnings
 
 
@@ -173,7 +175,7 @@ def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[
         family=recipe.family,
         title=recipe.title,
         source=Source(
-            checkpoint=source.path.resolve().name if source.path else "random weights",
+            checkpoint=name_of(source.path) if source.path else "random weights",
             sha256=source.sha256,
             random_weights=source.path is None,
             tuned_for_window=source.window == layout.window,

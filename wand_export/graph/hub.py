@@ -25,6 +25,15 @@ def located(checkpoint: Path | str, recipe: str | None) -> Path:
     return fetch(match["repo"], match["revision"], load_recipe(recipe)[0])
 
 
+def name_of(folder: Path) -> str:
+    """What a checkpoint is called: its folder's name, or `org/name@commit` of one in the hub's cache."""
+    folder = folder.resolve()
+    repo = folder.parent.parent.name
+    if folder.parent.name == "snapshots" and repo.startswith("models--"):
+        return f"{repo.removeprefix('models--').replace('--', '/')}@{folder.name}"
+    return folder.name
+
+
 def files_of(recipe: Recipe) -> list[str]:
     """Names and globs of all that the recipe reads of a checkpoint."""
     named = [*recipe.checkpoint.weights, recipe.checkpoint.config, *recipe.text.files, WAND_FILE]

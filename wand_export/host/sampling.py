@@ -75,8 +75,8 @@ class Sampler:
         banned: ids that cannot be picked; recent: ids picked so far, the newest last. The repetition penalty is that
         of CTRL (arXiv 1909.05858) as transformers has it: once for each id that was said. Temperature 0 picks the
         largest logit, the lowest id of equals, and draws nothing. Otherwise a pick that is among the last
-        repeat_window ids is masked and drawn again from all that is left, as CosyVoice 2 does (after repetition
-        aware sampling, VALL-E 2, arXiv 2406.05370). Raises ValueError if everything is banned.
+        repeat_window ids is masked and drawn again from all that is left (after repetition aware sampling, VALL-E 2,
+        arXiv 2406.05370). Raises ValueError if everything is banned.
         """
         settings = self.settings
         allowed = ~np.isin(ids, list(banned))

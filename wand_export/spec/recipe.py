@@ -137,6 +137,8 @@ class PrefixPart(Schema):
             raise ValueError("give one of ids, literal and input")
         if (self.table is None) != (self.input == "latents"):
             raise ValueError("every part but latents names a table")
+        if self.input == "latents" and self.length is None:
+            raise ValueError("latents need a length")
         return self
 
 
