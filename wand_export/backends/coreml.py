@@ -95,7 +95,7 @@ def compressed(decoder: Decoder, target: Target) -> "Weights":
 
     Raises InputError for a precision that Core ML does not have.
     """
-    found = {}
+    found: dict[str, tuple[int, Blocks]] = {}
     for name, linear, precision in linears(decoder, target.precision):
         if precision.bits == 32:
             raise InputError(target.name, f"{precision} for {name}", "Core ML's Neural Engine computes in float16")

@@ -140,8 +140,14 @@ class Utterances:
                 generated &= (inputs >= corrupt_ids[0]) & (inputs <= corrupt_ids[1])
             wrong = generated & (rng.random(inputs.shape) < corrupt)
             inputs[wrong] = rng.choice(inputs[generated], int(wrong.sum()))
-        arrays = inputs, targets, prefix_len, tables, positions
-        return Batch(*map(torch.tensor, arrays), latents=self.latents)
+        return Batch(
+            torch.from_numpy(inputs),
+            torch.from_numpy(targets),
+            torch.from_numpy(prefix_len),
+            torch.from_numpy(tables),
+            torch.from_numpy(positions),
+            self.latents,
+        )
 
 
 def places(tables: np.ndarray) -> np.ndarray:
