@@ -198,6 +198,16 @@ def test_packages_hold_neither_chance_nor_date(bundle: Bundle) -> None:
         assert not [key for key in metadata.userDefined if "date" in key]
 
 
+def test_opening_a_package_changes_no_byte_of_it(bundle: Bundle) -> None:
+    """coremltools writes Manifest.json again whenever it opens a package."""
+    import coremltools as ct
+
+    for name in ("coreml-fp16/decoder.mlpackage", "audio/coreml/vocoder.mlpackage"):
+        ct.utils.load_spec(str(bundle.path / name))
+        ct.models.MLModel(str(bundle.path / name), skip_model_load=True)
+    load_bundle(bundle.path)
+
+
 def test_the_audio_decoder_is_the_vocoder(bundle: Bundle, tiny: Path) -> None:
     vocoder = load_vocoder(tiny / "recipe" / "vocoder")
     decoder = bundle.manifest.audio.decoder

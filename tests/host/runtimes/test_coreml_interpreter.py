@@ -22,7 +22,7 @@ types = pytest.importorskip("coremltools.converters.mil.mil").types
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((2, 3, 8)).astype(np.float32)
 B = RNG.standard_normal((2, 3, 8)).astype(np.float32)
-ROWS = RNG.integers(-9, 9, (2, 3)).astype(np.int32)
+ROWS = np.array([[-9, 0, 3], [4, -1, 7]], np.int32)
 INPUTS = {"a": A, "b": B, "rows": ROWS}
 MATRIX = RNG.standard_normal((5, 8)).astype(np.float32)
 KERNEL = RNG.standard_normal((4, 3, 3)).astype(np.float32)
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Build, Expect]] = {
     "mul": (lambda a, b, rows: mb.mul(x=a, y=0.3), lambda a, b, rows: a * 0.3),
     "real_div": (lambda a, b, rows: mb.real_div(x=a, y=b), lambda a, b, rows: a / b),
     "floor_div": (lambda a, b, rows: mb.floor_div(x=rows, y=4), lambda a, b, rows: rows // 4),
-    "equal": (lambda a, b, rows: mb.equal(x=rows, y=2), lambda a, b, rows: rows == 2),
+    "equal": (lambda a, b, rows: mb.equal(x=rows, y=ROWS[0, 0]), lambda a, b, rows: rows == rows[0, 0]),
     "less": (lambda a, b, rows: mb.less(x=a, y=b), lambda a, b, rows: a < b),
     "less_equal": (lambda a, b, rows: mb.less_equal(x=rows, y=1), lambda a, b, rows: rows <= 1),
     "greater": (lambda a, b, rows: mb.greater(x=a, y=b), lambda a, b, rows: a > b),
