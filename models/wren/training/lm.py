@@ -6,8 +6,8 @@ arXiv 2401.07333): so it always knows where in the text it is.
     python models/wren/training/lm.py TOKENS.safetensors STATE --steps 2400     resumes from STATE
     python models/wren/training/lm.py TOKENS.safetensors STATE --save models/wren/teacher
 
-Two aids: one attention head is guided towards the phoneme that comes next, and 8 % of the codes it reads are wrong,
-as its own picks will be.
+Two aids: one attention head is guided towards the phoneme that comes next, and some of the codes that it reads are
+wrong, as its own picks will be.
 """
 
 import argparse
@@ -26,6 +26,8 @@ from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 CODES, END = 1024, 1024
 VOCABULARY = 1128
 GUIDED_LAYER, GUIDE_WEIGHT, CORRUPTED = 2, 0.3, 0.08
+OFTEN, MUCH = 0.5, 0.6
+"""Of so many utterances so many codes are wrong: from sound codes the model hears where it is, and forgets the text."""
 RATE, WARM_UP = 1.5e-3, 60
 HELD_OUT = 128
 IGNORED = -100
@@ -69,7 +71,7 @@ class Corpus:
             targets[row, p - 1 : len(ids) - 1] = ids[p:]
             guides[row, : len(ids) - 1] = self.upcoming[i][:-1]
             if rng is not None:
-                wrong = rng.random(len(ids)) < CORRUPTED
+                wrong = rng.random(len(ids)) < (MUCH if rng.random() < OFTEN else CORRUPTED)
                 wrong &= ids < CODES
                 ids[wrong] = rng.integers(0, CODES, int(wrong.sum()))
             inputs[row, : len(ids) - 1] = ids[:-1]
