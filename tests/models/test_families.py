@@ -14,7 +14,7 @@ from tests.models.published import FAMILIES, HUB, LAYOUTS, write_checkpoint
 from wand_export.cli import main
 from wand_export.distill.curriculum import Stage, attention_bias
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint
-from wand_export.graph.decoder import ScatterStep
+from wand_export.graph.steps import ScatterStep
 from wand_export.host.bundle import load_bundle
 from wand_export.layout import Layout
 
