@@ -8,6 +8,7 @@ file once.
 """
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -94,7 +95,8 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
 
     In float32: the phase of the voice, a sum over frames multiplied by up to 275 harmonics, does not survive float16.
     """
-    config = vocoder.config
+    vocoder, config = copy.deepcopy(vocoder), vocoder.config
+    vocoder.inverse_basis = vocoder.get_buffer("basis").clone()  # tracing refuses one tensor of two names
     tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
     inputs = {"tokens": tokens, "noise": torch.zeros(1, config.noise_samples), "phase": torch.zeros(1)}
     save_module(vocoder, inputs, ["audio", "new_phase"], folder / AUDIO, float16=False)
