@@ -42,6 +42,10 @@ _MODEL, _WEIGHTS = f"{_AUTHOR}/model.mlmodel", f"{_AUTHOR}/weights"
 _DATE = "com.github.apple.coremltools.conversion_date"
 
 
+Weights = dict[str, tuple[int, Blocks]]
+"""Bits and integers of the weights to compress, by the names that they have once converted."""
+
+
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
     """Without coremltools' chatter: it warns of every package version that it was not tested with."""
@@ -94,6 +98,7 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
     """Write the audio decoder as vocoder.mlpackage, of fixed shapes, and return the name of its manifest.
 
     In float32: the phase of the voice, a sum over frames multiplied by up to 275 harmonics, does not survive float16.
+    Of wren's vocoder the signal lies 77 dB above the error in float32, 9.5 dB in float16.
     """
     vocoder, config = copy.deepcopy(vocoder), vocoder.config
     vocoder.inverse_basis = vocoder.get_buffer("basis").clone()  # tracing refuses one tensor of two names
@@ -104,12 +109,12 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
     return f"{AUDIO}/{MANIFEST}"
 
 
-def compressed(decoder: Decoder, target: Target) -> "Weights":
-    """Bits and integers of the linear layers that the target compresses, by the name of their weight once converted.
+def compressed(decoder: Decoder, target: Target) -> Weights:
+    """The weights that the target holds as integers.
 
     Raises InputError for a precision that Core ML does not have.
     """
-    found: dict[str, tuple[int, Blocks]] = {}
+    found: Weights = {}
     for name, linear, precision in linears(decoder, target.precision):
         if precision.bits == 32:
             raise InputError(target.name, f"{precision} for {name}", "Core ML's Neural Engine computes in float16")
@@ -121,10 +126,6 @@ def compressed(decoder: Decoder, target: Target) -> "Weights":
         blocks = quantize_blocks(linear.weight, precision.bits, precision.block)
         found[f"decoder.{name}.weight_to_fp16"] = precision.bits, blocks
     return found
-
-
-Weights = dict[str, tuple[int, Blocks]]
-"""What compressed() returns."""
 
 
 @_quiet()

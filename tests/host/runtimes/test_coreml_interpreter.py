@@ -76,6 +76,7 @@ CASES: dict[str, tuple[Build, Expect]] = {
     "floor": (lambda a, b, rows: mb.floor(x=a), lambda a, b, rows: a.floor()),
     "clip": (lambda a, b, rows: mb.clip(x=a, alpha=-0.5, beta=0.7), lambda a, b, rows: a.clamp(-0.5, 0.7)),
     "rsqrt": (lambda a, b, rows: mb.rsqrt(x=positive(a)), lambda a, b, rows: torch.rsqrt(a.abs() + 0.5)),
+    "inverse": (lambda a, b, rows: mb.inverse(x=positive(a), epsilon=0.25), lambda a, b, rows: 1 / (a.abs() + 0.75)),
     "silu": (lambda a, b, rows: mb.silu(x=a), lambda a, b, rows: F.silu(a)),
     "gelu": (lambda a, b, rows: mb.gelu(x=a), lambda a, b, rows: F.gelu(a)),
     "gelu tanh": (
@@ -131,6 +132,10 @@ CASES: dict[str, tuple[Build, Expect]] = {
     "gather": (
         lambda a, b, rows: mb.gather(x=a, indices=np.array([2, 0, 2], np.int32), axis=1),
         lambda a, b, rows: a.index_select(1, torch.tensor([2, 0, 2])),
+    ),
+    "fill_like": (
+        lambda a, b, rows: mb.mul(x=a, y=mb.fill_like(ref_tensor=b, value=0.3)),
+        lambda a, b, rows: a * 0.3,
     ),
     "reshape": (lambda a, b, rows: mb.reshape(x=a, shape=[0, -1, 4]), lambda a, b, rows: a.reshape(2, -1, 4)),
     "transpose": (lambda a, b, rows: mb.transpose(x=a, perm=[2, 0, 1]), lambda a, b, rows: a.permute(2, 0, 1)),
