@@ -8,6 +8,7 @@ file once.
 """
 
 import contextlib
+import copy
 import io
 import json
 import logging
@@ -39,6 +40,23 @@ MANIFEST = "Manifest.json"
 _AUTHOR = "com.apple.CoreML"
 _MODEL, _WEIGHTS = f"{_AUTHOR}/model.mlmodel", f"{_AUTHOR}/weights"
 _DATE = "com.github.apple.coremltools.conversion_date"
+
+
+Weights = dict[str, tuple[int, Blocks]]
+"""Bits and integers of the weights to compress, by the names that they have once converted."""
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Without coremltools' chatter: it warns of every package version that it was not tested with."""
+    level = logging.root.manager.disable
+    logging.disable(logging.ERROR)
+    try:
+        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
 
 
 def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_twin: bool) -> Emitted:
@@ -80,22 +98,23 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
     """Write the audio decoder as vocoder.mlpackage, of fixed shapes, and return the name of its manifest.
 
     In float32: the phase of the voice, a sum over frames multiplied by up to 275 harmonics, does not survive float16.
+    Of wren's vocoder the signal lies 77 dB above the error in float32, 9.5 dB in float16.
     """
-    config = vocoder.config
+    vocoder, config = copy.deepcopy(vocoder), vocoder.config
+    vocoder.inverse_basis = vocoder.get_buffer("basis").clone()  # tracing refuses one tensor of two names
     tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
     inputs = {"tokens": tokens, "noise": torch.zeros(1, config.noise_samples), "phase": torch.zeros(1)}
-    with _quiet():
-        save_module(vocoder, inputs, ["audio", "new_phase"], folder / AUDIO, float16=False)
-        _settle(folder / AUDIO)
+    save_module(vocoder, inputs, ["audio", "new_phase"], folder / AUDIO, float16=False)
+    _settle(folder / AUDIO)
     return f"{AUDIO}/{MANIFEST}"
 
 
-def compressed(decoder: Decoder, target: Target) -> "Weights":
-    """Bits and integers of the linear layers that the target compresses, by the name of their weight once converted.
+def compressed(decoder: Decoder, target: Target) -> Weights:
+    """The weights that the target holds as integers.
 
     Raises InputError for a precision that Core ML does not have.
     """
-    found = {}
+    found: Weights = {}
     for name, linear, precision in linears(decoder, target.precision):
         if precision.bits == 32:
             raise InputError(target.name, f"{precision} for {name}", "Core ML's Neural Engine computes in float16")
@@ -109,10 +128,7 @@ def compressed(decoder: Decoder, target: Target) -> "Weights":
     return found
 
 
-Weights = dict[str, tuple[int, Blocks]]
-"""What compressed() returns."""
-
-
+@_quiet()
 def save_step(step: SelectStep, rows: int, package: Path, weights: Weights | None = None) -> None:
     """Save a step for S = rows as a package of one float16 function, its buffers as states, its weights compressed."""
     integers = {name: torch.zeros(1, dtype=torch.int32) for name in ("position", "prefix_len", "last")}
@@ -123,6 +139,7 @@ def save_step(step: SelectStep, rows: int, package: Path, weights: Weights | Non
     _save(program, package)
 
 
+@_quiet()
 def save_module(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], package: Path, float16: bool) -> None:
     """Save a module without states, which computes in float16 or, not float16, in float32, as a package."""
     _save(_convert(module, inputs, outputs, float16, {}), package)
@@ -239,10 +256,12 @@ def check_states(spec: Any, layers: int) -> None:
                 raise ValueError(f"function {description.name} has {kind} of {dict(used)}, not of every state once")
 
 
+@_quiet()
 def _settle(package: Path) -> Any:
     """Make a saved package the same bytes each time, and return its specification.
 
-    coremltools draws the identifiers of Manifest.json at random, and writes today's date into the model.
+    coremltools draws the identifiers of Manifest.json at random and writes today's date into the model. Whoever opens
+    a package with it has Manifest.json written again, so it has to be in that very style, or its hash would change.
     """
     import coremltools as ct
 
@@ -259,7 +278,7 @@ def _settle(package: Path) -> Any:
         for path, description in ((_MODEL, "CoreML Model Specification"), (_WEIGHTS, "CoreML Model Weights"))
     }
     manifest = {"fileFormatVersion": "1.0.0", "itemInfoEntries": items, "rootModelIdentifier": next(iter(items))}
-    (package / MANIFEST).write_text(json.dumps(manifest, indent=4) + "\n", encoding="utf-8")
+    (package / MANIFEST).write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n", encoding="utf-8")
     return spec
 
 
@@ -267,16 +286,3 @@ def _files(package: Path) -> list[str]:
     """Every file of a package, its manifest first."""
     names = sorted(file.relative_to(package).as_posix() for file in package.rglob("*") if file.is_file())
     return [MANIFEST, *(name for name in names if name != MANIFEST)]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without coremltools' chatter: it warns of every package version that it was not tested with."""
-    level = logging.root.manager.disable
-    logging.disable(logging.ERROR)
-    try:
-        with warnings.catch_warnings(), contextlib.redirect_stderr(io.StringIO()):
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.disable(level)

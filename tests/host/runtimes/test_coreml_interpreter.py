@@ -22,7 +22,7 @@ types = pytest.importorskip("coremltools.converters.mil.mil").types
 RNG = np.random.default_rng(0)
 A = RNG.standard_normal((2, 3, 8)).astype(np.float32)
 B = RNG.standard_normal((2, 3, 8)).astype(np.float32)
-ROWS = RNG.integers(-9, 9, (2, 3)).astype(np.int32)
+ROWS = np.array([[-9, 0, 3], [4, -1, 7]], np.int32)
 INPUTS = {"a": A, "b": B, "rows": ROWS}
 MATRIX = RNG.standard_normal((5, 8)).astype(np.float32)
 KERNEL = RNG.standard_normal((4, 3, 3)).astype(np.float32)
@@ -55,7 +55,7 @@ CASES: dict[str, tuple[Build, Expect]] = {
     "mul": (lambda a, b, rows: mb.mul(x=a, y=0.3), lambda a, b, rows: a * 0.3),
     "real_div": (lambda a, b, rows: mb.real_div(x=a, y=b), lambda a, b, rows: a / b),
     "floor_div": (lambda a, b, rows: mb.floor_div(x=rows, y=4), lambda a, b, rows: rows // 4),
-    "equal": (lambda a, b, rows: mb.equal(x=rows, y=2), lambda a, b, rows: rows == 2),
+    "equal": (lambda a, b, rows: mb.equal(x=rows, y=ROWS[0, 0]), lambda a, b, rows: rows == rows[0, 0]),
     "less": (lambda a, b, rows: mb.less(x=a, y=b), lambda a, b, rows: a < b),
     "less_equal": (lambda a, b, rows: mb.less_equal(x=rows, y=1), lambda a, b, rows: rows <= 1),
     "greater": (lambda a, b, rows: mb.greater(x=a, y=b), lambda a, b, rows: a > b),
@@ -76,6 +76,7 @@ CASES: dict[str, tuple[Build, Expect]] = {
     "floor": (lambda a, b, rows: mb.floor(x=a), lambda a, b, rows: a.floor()),
     "clip": (lambda a, b, rows: mb.clip(x=a, alpha=-0.5, beta=0.7), lambda a, b, rows: a.clamp(-0.5, 0.7)),
     "rsqrt": (lambda a, b, rows: mb.rsqrt(x=positive(a)), lambda a, b, rows: torch.rsqrt(a.abs() + 0.5)),
+    "inverse": (lambda a, b, rows: mb.inverse(x=positive(a), epsilon=0.25), lambda a, b, rows: 1 / (a.abs() + 0.75)),
     "silu": (lambda a, b, rows: mb.silu(x=a), lambda a, b, rows: F.silu(a)),
     "gelu": (lambda a, b, rows: mb.gelu(x=a), lambda a, b, rows: F.gelu(a)),
     "gelu tanh": (
@@ -131,6 +132,10 @@ CASES: dict[str, tuple[Build, Expect]] = {
     "gather": (
         lambda a, b, rows: mb.gather(x=a, indices=np.array([2, 0, 2], np.int32), axis=1),
         lambda a, b, rows: a.index_select(1, torch.tensor([2, 0, 2])),
+    ),
+    "fill_like": (
+        lambda a, b, rows: mb.mul(x=a, y=mb.fill_like(ref_tensor=b, value=0.3)),
+        lambda a, b, rows: a * 0.3,
     ),
     "reshape": (lambda a, b, rows: mb.reshape(x=a, shape=[0, -1, 4]), lambda a, b, rows: a.reshape(2, -1, 4)),
     "transpose": (lambda a, b, rows: mb.transpose(x=a, perm=[2, 0, 1]), lambda a, b, rows: a.permute(2, 0, 1)),

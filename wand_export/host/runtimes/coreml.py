@@ -43,9 +43,13 @@ def open_audio(path: Path, threads: int | None) -> AudioSession:
 class PackageSession(Session):
     """A package of the two functions, whoever runs them."""
 
+    def __init__(self, name: str, manifest: Manifest, artifact: Artifact) -> None:
+        super().__init__(name, manifest, artifact)
+        self._prefill_rows = artifact.prefill_chunk
+
     def _run(self, rows: Floats) -> StepOutput:
         generated = self.position >= self.prefix_len
-        embeds = np.zeros((1, 1 if generated else self.chunk, self.hidden), np.float32)
+        embeds = np.zeros((1, 1 if generated else self._prefill_rows, self.hidden), np.float32)
         embeds[0, : len(rows)] = rows
         integers = {"position": self.position, "prefix_len": self.prefix_len, "last": len(rows) - 1}
         inputs = {"embeds": embeds, **{name: np.array([value], np.int32) for name, value in integers.items()}}

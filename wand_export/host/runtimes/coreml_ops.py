@@ -29,6 +29,10 @@ def rsqrt(x: Array, epsilon: float = 1e-12) -> Value:
     return 1 / np.sqrt(x + epsilon)
 
 
+def inverse(x: Array, epsilon: float = 1e-4) -> Value:
+    return 1 / (x + epsilon)
+
+
 def silu(x: Array) -> Value:
     return x / (1 + np.exp(-x))
 
@@ -41,7 +45,7 @@ def gelu(x: Array, mode: str = "EXACT") -> Value:
     raise ValueError(f"gelu mode {mode}")
 
 
-def erf(x: Array) -> Array:
+def erf(x: Array) -> Value:
     """The error function to 1.5e-7 (Abramowitz and Stegun, 7.1.26)."""
     wide = np.abs(x.astype(np.float64))
     t = 1 / (1 + 0.3275911 * wide)
@@ -150,6 +154,10 @@ def gather(x: Array, indices: Array, axis: int = 0, batch_dims: int = 0, validat
     return np.take(x, indices, axis=axis)
 
 
+def fill_like(ref_tensor: Array, value: float = 0.0) -> Array:
+    return np.full_like(ref_tensor, value)
+
+
 def reshape(x: Array, shape: Axes) -> Array:
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(_ints(shape))])
 
@@ -256,9 +264,9 @@ OPS: dict[str, Callable[..., Any]] = {
     **{
         function.__name__: function
         for function in (
-            cast, clip, concat, constexpr_blockwise_shift_scale, conv, conv_transpose, cumsum, expand_dims, gather,
-            gelu, layer_norm, linear, matmul, reshape, rsqrt, select, silu, slice_by_index, softmax, split, squeeze,
-            tile, transpose,
+            cast, clip, concat, constexpr_blockwise_shift_scale, conv, conv_transpose, cumsum, expand_dims, fill_like,
+            gather, gelu, inverse, layer_norm, linear, matmul, reshape, rsqrt, select, silu, slice_by_index, softmax,
+            split, squeeze, tile, transpose,
         )
     },
 }  # fmt: skip
