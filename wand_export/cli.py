@@ -69,6 +69,8 @@ def inspect(
 
     Sizes, window, and the KV memory with and without WAND.
     """
+    if path is None and recipe is None:
+        raise InputError("CHECKPOINT|BUNDLE", "missing", "give one, or --recipe R alone")
     from wand_export.commands.inspect import inspect as verb
 
     return _print("inspect", _call(verb, path, recipe=recipe), as_json)

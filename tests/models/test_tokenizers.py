@@ -55,6 +55,7 @@ def test_strings_become_ids(tmp_path: Path, family: str) -> None:
     tokenizer = tokenizer_for(recipe)
     found = resolved(recipe, tokenizer)
     assert all(part.literal is None for part in found.prefix) and not found.stop.tokens
+    assert found.text.files == ["tokenizer.json"] and not found.text.tokens
     assert len(found.stop.ids) == len(recipe.stop.ids) + len(recipe.stop.tokens)
     for before, after in zip(recipe.prefix, found.prefix, strict=True):
         if before.literal is not None:

@@ -3,7 +3,6 @@
 from pathlib import Path
 from typing import Any
 
-from wand_export.errors import InputError
 from wand_export.host.bundle import MANIFEST, load_bundle
 from wand_export.layout import KV_FORMULA, Layout, kv_bytes
 from wand_export.spec.manifest import Manifest
@@ -19,8 +18,6 @@ def inspect(path: Path | str | None, recipe: str | None = None) -> dict[str, Any
 
     Raises BundleError, CheckpointError or InputError.
     """
-    if path is None and recipe is None:
-        raise InputError("CHECKPOINT|BUNDLE", "missing", "give one, or --recipe R alone")
     if path is not None and (Path(path) / MANIFEST).exists():
         return _of_bundle(load_bundle(path).manifest)
     from wand_export.graph.checkpoint import open_checkpoint, random_checkpoint

@@ -7,6 +7,7 @@ from tokenizers import models, normalizers, pre_tokenizers
 
 from wand_export.errors import CheckpointError, InputError
 from wand_export.graph.checkpoint import Checkpoint
+from wand_export.host.prompt import TOKENIZER_FILE
 from wand_export.spec.recipe import PrefixPart, Recipe
 
 UNIGRAM, BPE = 1, 2
@@ -43,7 +44,7 @@ def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
 
 
 def _read(file: Path) -> tokenizers.Tokenizer:
-    if file.name == "tokenizer.json":
+    if file.name == TOKENIZER_FILE:
         return tokenizers.Tokenizer.from_file(str(file))
     if file.suffix == ".model":
         return _from_sentencepiece(file)
@@ -80,9 +81,9 @@ def _from_sentencepiece(file: Path) -> tokenizers.Tokenizer:
 
 
 def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
-    """The recipe with the ids of its literals and of its stop tokens.
+    """The recipe as a bundle holds it: with the ids of its literals and of its stop tokens, and one tokenizer.json.
 
-    Without a tokenizer, which only random weights may lack, both are left out.
+    Without a tokenizer, which only random weights may lack, literals and stop tokens are left out.
     """
 
     def part(wanted: PrefixPart) -> PrefixPart:
@@ -96,7 +97,10 @@ def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
         prefix = [wanted if wanted.literal is None else part(wanted) for wanted in recipe.prefix]
         stops = [_id_of(recipe, tokenizer, token) for token in recipe.stop.tokens]
     stop = recipe.stop.model_copy(update={"ids": [*recipe.stop.ids, *stops], "tokens": []})
-    return recipe.model_copy(update={"prefix": prefix, "stop": stop})
+    text = recipe.text
+    if text.kind == "tokenizer":
+        text = text.model_copy(update={"files": [TOKENIZER_FILE], "added_tokens": [], "tokens": {}})
+    return recipe.model_copy(update={"prefix": prefix, "stop": stop, "text": text})
 
 
 def _id_of(recipe: Recipe, tokenizer: tokenizers.Tokenizer, token: str) -> int:
