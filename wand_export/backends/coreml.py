@@ -98,7 +98,7 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
     """Write the audio decoder as vocoder.mlpackage, of fixed shapes, and return the name of its manifest.
 
     In float32: the phase of the voice, a sum over frames multiplied by up to 275 harmonics, does not survive float16.
-    Of wren's vocoder the signal lies 77 dB above the error in float32, 9.5 dB in float16.
+    Of the example voice's vocoder, the signal lies 77 dB above the error in float32, 9.5 dB in float16.
     """
     vocoder, config = copy.deepcopy(vocoder), vocoder.config
     vocoder.inverse_basis = vocoder.get_buffer("basis").clone()  # tracing refuses one tensor of two names
