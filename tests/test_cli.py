@@ -152,7 +152,8 @@ def test_json_refuses_what_json_has_not(verb: Verb, capsys: Any) -> None:
 
 def test_export_gets_every_option(verb: Verb) -> None:
     words = "export c -o out --target a --target b.toml --recipe r --window 32 --prefix 64 --with-twin --dry-run"
-    assert main([*words.split(), "--allow-low-parity"]) == 0
+    more = "--allow-low-parity --voice v --voice w --audio-decoder d.onnx"
+    assert main([*words.split(), *more.split()]) == 0
     assert verb.args == (Path("c"), Path("out"), ["a", "b.toml"])
     assert callable(verb.options.pop("report"))
     assert verb.options == {
@@ -161,6 +162,8 @@ def test_export_gets_every_option(verb: Verb) -> None:
         "prefix": 64,
         "random_weights": False,
         "layers": None,
+        "voices": [Path("v"), Path("w")],
+        "audio_decoder": Path("d.onnx"),
         "with_twin": True,
         "dry_run": True,
         "allow_low_parity": True,
@@ -179,6 +182,7 @@ def test_export_of_random_weights_has_no_checkpoint(verb: Verb) -> None:
         ("", Path("out.wav"), None),
         ("-o a.wav --tokens-out t.npy", Path("a.wav"), Path("t.npy")),
         ("--tokens-out t.npy", None, Path("t.npy")),
+        ("--hidden-out h.npy", None, None),
     ],
 )
 def test_speak_writes_out_wav_unless_only_tokens_are_wanted(
@@ -187,6 +191,7 @@ def test_speak_writes_out_wav_unless_only_tokens_are_wanted(
     assert main(["speak", "b", "Hello.", *words.split()]) == 0
     assert verb.args == (Path("b"), "Hello.", output)
     assert verb.options["tokens_out"] == tokens
+    assert verb.options["hidden_out"] == (Path("h.npy") if "--hidden-out" in words else None)
     verb.options["progress"](0.5, 0.25)
 
 

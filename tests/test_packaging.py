@@ -1,6 +1,7 @@
 """What is installed: the lazy names of the package, shipped recipes and targets, and the alias in optimum."""
 
 import importlib.util
+import re
 import subprocess
 import sys
 import tomllib
@@ -35,6 +36,14 @@ def test_recipes_and_targets_are_there() -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_a_recipe_is_named_as_its_folder(name: str) -> None:
     assert load_recipe(name)[0].family == name
+
+
+@pytest.mark.parametrize("folder", ["host", "graph", "backends", "distill", "spec"])
+def test_the_code_knows_no_family(folder: str) -> None:
+    """A family is data: its name stands in its recipe alone."""
+    names = re.compile(r"\b(" + "|".join(name.rstrip("2").replace("_", "[-_ ]?") for name in RECIPES) + r")", re.I)
+    for file in (ROOT / "wand_export" / folder).rglob("*.py"):
+        assert names.search(file.read_text(encoding="utf-8")) is None, file
 
 
 @pytest.mark.parametrize("name", TARGETS)

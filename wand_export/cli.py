@@ -57,15 +57,20 @@ def _wand(
 
 @app.command(epilog=examples("wand inspect models/wren/checkpoint", "wand inspect bundle --json"))
 def inspect(
-    path: Annotated[Path, typer.Argument(metavar="CHECKPOINT|BUNDLE", help="Folder to look at.", show_default=False)],
+    path: Annotated[
+        Path | None,
+        typer.Argument(metavar="CHECKPOINT|BUNDLE", help="Folder to look at; with --recipe alone, the recipe itself."),
+    ] = None,
     recipe: Recipe = None,
     as_json: Json = False,
     debug: Debug = False,
 ) -> int:
-    """Show what a checkpoint or bundle holds.
+    """Show what a checkpoint, a bundle or a recipe holds.
 
     Sizes, window, and the KV memory with and without WAND.
     """
+    if path is None and recipe is None:
+        raise InputError("CHECKPOINT|BUNDLE", "missing", "give one, or --recipe R alone")
     from wand_export.commands.inspect import inspect as verb
 
     return _print("inspect", _call(verb, path, recipe=recipe), as_json)
@@ -85,7 +90,10 @@ def export(
     ],
     checkpoint: Annotated[
         Path | None,
-        typer.Argument(metavar="CHECKPOINT", help="Folder of weights; left out with --random-weights."),
+        typer.Argument(
+            metavar="CHECKPOINT",
+            help="Folder of weights, or org/name[@revision] on the Hugging Face hub. Left out with --random-weights.",
+        ),
     ] = None,
     recipe: Recipe = None,
     window: Annotated[
@@ -99,6 +107,13 @@ def export(
     ] = False,
     layers: Annotated[
         int | None, typer.Option(min=1, metavar="N", help="With --random-weights: only this many layers.")
+    ] = None,
+    voice: Annotated[
+        list[Path] | None,
+        typer.Option("--voice", metavar="DIR", help="Voice preset to carry; repeat for more. See models/README.md."),
+    ] = None,
+    audio_decoder: Annotated[
+        Path | None, typer.Option(metavar="FILE.onnx", help="The family's own audio decoder, to carry along.")
     ] = None,
     with_twin: Annotated[
         bool, typer.Option("--with-twin", help="Also write the decoder without its window, for wand bench (ONNX).")
@@ -127,6 +142,8 @@ def export(
             prefix=prefix,
             random_weights=random_weights,
             layers=layers,
+            voices=voice or (),
+            audio_decoder=audio_decoder,
             with_twin=with_twin,
             dry_run=dry_run,
             allow_low_parity=allow_low_parity,
@@ -197,6 +214,9 @@ def speak(
     tokens_out: Annotated[
         Path | None, typer.Option(metavar="F.npy", help="Also write the generated token ids here.")
     ] = None,
+    hidden_out: Annotated[
+        Path | None, typer.Option(metavar="F.npy", help="Also write the vectors that some audio decoders read.")
+    ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed says it the same way.")] = 0,
     threads: Threads = None,
     as_json: Json = False,
@@ -206,7 +226,7 @@ def speak(
     if (text is None) == (file is None):
         raise InputError("wand speak", "give TEXT or --file, one of them", "see wand speak --help")
     words = text if file is None else _read(file)
-    if output is None and tokens_out is None:
+    if output is None and tokens_out is None and hidden_out is None:
         output = Path("out.wav")
     from wand_export.commands.speak import speak as verb
 
@@ -219,6 +239,7 @@ def speak(
             target=target,
             voice=voice,
             tokens_out=tokens_out,
+            hidden_out=hidden_out,
             seed=seed,
             threads=threads,
             progress=progress,

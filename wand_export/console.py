@@ -101,7 +101,8 @@ def _export(result: dict[str, Any]) -> list["Table"]:
 
 def _inspect(result: dict[str, Any]) -> list["Table"]:
     kv, targets = result.get("kv_bytes") or {}, result.get("targets") or {}
-    tables = [_pairs({key: value for key, value in result.items() if key not in ("schema", "kv_bytes", "targets")})]
+    hidden = ("schema", "kv_bytes", "published_kv", "targets")
+    tables = [_pairs({key: value for key, value in result.items() if key not in hidden})]
     if targets:
         table = _table("target", "file", "precision", title="artifacts")
         for target, artifact in targets.items():
@@ -111,6 +112,10 @@ def _inspect(result: dict[str, Any]) -> list["Table"]:
         table = _table("generated tokens", "KV today", "KV with WAND", title=f"KV cache, {kv.get('dtype')}")
         for tokens, size in (kv.get("full") or {}).items():
             table.add_row(str(tokens), _bytes(size), _bytes(kv.get("wand")))
+        tables.append(table)
+    if published := result.get("published_kv"):
+        table = _pairs(published)
+        table.title = "KV cache as published, by our formula"
         tables.append(table)
     return tables
 

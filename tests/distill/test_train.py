@@ -13,12 +13,13 @@ from transformers import AutoModelForCausalLM, LlamaConfig, LlamaForCausalLM
 
 from wand_export.commands.distill import distill
 from wand_export.distill.evaluate import evaluate
-from wand_export.distill.train import Trainer, teacher_digest
+from wand_export.distill.train import Trainer
 from wand_export.errors import InputError
+from wand_export.graph.checkpoint import open_checkpoint
 from wand_export.spec.schema import read_toml
 
 CONFIG = """
-family = "tiny"
+family = "{recipe}"
 teacher = "teacher"
 data = "tokens.safetensors"
 window = 4
@@ -29,6 +30,26 @@ learning_rate = 1e-3
 corrupt = 0.1
 held_out = 4
 checkpoint_every = 2
+"""
+
+
+RECIPE = """
+schema_version = 1
+family = "tiny"
+title = "Tiny"
+speech_table = "tokens"
+window = 4
+prefix_capacity = 8
+licence = { weights = "CC0-1.0", obligations = "None." }
+checkpoint = { weights = ["model.safetensors"], config = "config.json", backbone = "model." }
+backbone = { kind = "llama", layers = 1, hidden = 16, heads = 2, kv_heads = 1, head_dim = 8, mlp = 16 }
+tables = { tokens = { tensor = "model.embed_tokens.weight", rows = 32 } }
+head = { weight = "lm_head.weight", rows = 32 }
+prefix = [{ table = "tokens", input = "text" }]
+stop = { ids = [31], max_tokens = 60 }
+sampler = {}
+text = { kind = "tokenizer", files = ["tokenizer.json"], sample = "a" }
+audio = { token_rate = 25.0, sample_rate = 8000, codes = 20 }
 """
 
 
@@ -48,8 +69,13 @@ def folder(tmp_path: Path) -> Path:
         "prefix_len": np.full(30, 3, np.int32),
     }
     save_file(tensors, tmp_path / "tokens.safetensors")
-    (tmp_path / "distill.toml").write_text(CONFIG, encoding="utf-8")
+    (tmp_path / "recipe.toml").write_text(RECIPE, encoding="utf-8")
+    (tmp_path / "distill.toml").write_text(config(tmp_path), encoding="utf-8")
     return tmp_path
+
+
+def config(folder: Path) -> str:
+    return CONFIG.format(recipe=folder / "recipe.toml")
 
 
 def test_a_checkpoint_in_the_teachers_layout(folder: Path) -> None:
@@ -57,9 +83,9 @@ def test_a_checkpoint_in_the_teachers_layout(folder: Path) -> None:
     written = json.loads((folder / "out" / "wand.json").read_text(encoding="utf-8"))
     assert written == {
         "schema": 1,
-        "family": "tiny",
+        "family": str(folder / "recipe.toml"),
         "window": 4,
-        "teacher": teacher_digest(folder / "teacher"),
+        "teacher": open_checkpoint(folder / "teacher", str(folder / "recipe.toml")).sha256,
         "trained_steps": 6,
         "final_loss": report["final_loss"],
     }
@@ -112,13 +138,13 @@ def test_the_scores_are_those_of_plain_causal_attention(folder: Path) -> None:
 def test_refusals_name_the_key_or_the_file(folder: Path) -> None:
     with pytest.raises(InputError, match="it exists"):
         distill(folder / "distill.toml", folder / "teacher")
-    (folder / "more.toml").write_text(CONFIG + "surprise = 1\n", encoding="utf-8")
+    (folder / "more.toml").write_text(config(folder) + "surprise = 1\n", encoding="utf-8")
     with pytest.raises(InputError, match="surprise"):
         distill(folder / "more.toml", folder / "out")
-    (folder / "more.toml").write_text(CONFIG.replace('"teacher"', '"nobody"'), encoding="utf-8")
-    with pytest.raises(InputError, match="no checkpoint"):
+    (folder / "more.toml").write_text(config(folder).replace('"teacher"', '"nobody"'), encoding="utf-8")
+    with pytest.raises(InputError, match="no such checkpoint"):
         distill(folder / "more.toml", folder / "out")
-    (folder / "more.toml").write_text(CONFIG.replace("held_out = 4", "held_out = 30"), encoding="utf-8")
+    (folder / "more.toml").write_text(config(folder).replace("held_out = 4", "held_out = 30"), encoding="utf-8")
     with pytest.raises(InputError, match="30 held out"):
         distill(folder / "more.toml", folder / "out")
 
@@ -127,6 +153,6 @@ def test_a_state_of_another_configuration_is_refused(folder: Path) -> None:
     next(distill_config(folder, folder / "out.state").train())
     for _ in distill_config(folder, folder / "out.state").train():
         pass
-    (folder / "distill.toml").write_text(CONFIG.replace("steps = 6", "steps = 8"), encoding="utf-8")
+    (folder / "distill.toml").write_text(config(folder).replace("steps = 6", "steps = 8"), encoding="utf-8")
     with pytest.raises(InputError, match="another configuration"):
         distill(folder / "distill.toml", folder / "out")

@@ -27,6 +27,10 @@ INDEX_TTS = [
 ]
 
 
+def first(manifest, inputs):
+    return first_position(manifest, stretches(manifest, inputs))
+
+
 def test_parts_come_in_the_order_of_the_program(make_bundle) -> None:
     bundle = make_bundle(prefix=COSYVOICE)
     rows = prefix_rows(bundle, {"text": [5, 6], "prompt_tokens": [7, 8], "prompt_text": [3]})
@@ -46,9 +50,10 @@ def test_learned_positions_count_over_neighbours_of_one_table(make_bundle) -> No
 
 
 def test_generated_tokens_continue_a_prefix_that_ends_in_speech(make_manifest) -> None:
-    assert first_position(make_manifest(prefix=INDEX_TTS, tables=LEARNED), {"text": [5]}) == 1
-    assert first_position(make_manifest(prefix=COSYVOICE), {"text": [5], "prompt_tokens": [3, 3]}) == 3
-    assert first_position(make_manifest(prefix=COSYVOICE[:3]), {"text": [5]}) == 0
+    assert first(make_manifest(prefix=INDEX_TTS, tables=LEARNED), {"text": [5]}) == 1
+    assert first(make_manifest(prefix=COSYVOICE), {"text": [5], "prompt_tokens": [3, 3]}) == 3
+    assert first(make_manifest(prefix=COSYVOICE[:3]), {"text": [5]}) == 0
+    assert first(make_manifest(prefix=INDEX_TTS, tables=LEARNED, skipped_positions=1), {"text": [5]}) == 2
 
 
 def test_a_prefix_beyond_capacity_names_both_numbers(make_manifest) -> None:
@@ -89,9 +94,9 @@ def test_a_tokenizer_adds_no_special_tokens(make_bundle) -> None:
     assert load_text(make_bundle()).ids("ab c") == [97, 98, 32, 99]
 
 
-def test_a_missing_tokenizer_is_named(tmp_path) -> None:
+def test_a_missing_tokenizer_is_named(make_manifest, tmp_path) -> None:
     with pytest.raises(BundleError, match=r"tokenizer\.json"):
-        Tokenizer.load(tmp_path / "tokenizer.json")
+        Tokenizer.load(tmp_path / "tokenizer.json", make_manifest().text)
 
 
 @pytest.mark.parametrize(
@@ -106,3 +111,56 @@ def test_a_missing_tokenizer_is_named(tmp_path) -> None:
 )
 def test_sentences(make_bundle, text, expected) -> None:
     assert load_text(make_bundle()).sentences(text) == expected
+
+
+SPARK = [
+    {"table": "text", "ids": [1]},
+    {"table": "text", "input": "text"},
+    {"table": "text", "input": "globals", "offset": 100, "codes": 8, "length": 3},
+    {"table": "text", "ids": [2], "given": "prompt_tokens"},
+    {"table": "text", "input": "prompt_tokens", "offset": 110},
+]
+
+
+def test_codes_are_moved_to_where_they_lie_in_the_table(make_manifest) -> None:
+    manifest = make_manifest(prefix=SPARK)
+    inputs = {"text": [5], "globals": [0, 7, 3], "prompt_tokens": [4]}
+    assert stretches(manifest, inputs) == [("text", [1, 5, 100, 107, 103, 2, 114])]
+    assert stretches(manifest, {"text": [5], "globals": [0, 7, 3]}) == [("text", [1, 5, 100, 107, 103])]
+
+
+@pytest.mark.parametrize(
+    ("inputs", "words"),
+    [
+        ({}, "0 globals .*choose a voice that has its 3"),
+        ({"globals": [1, 2]}, "2 globals .*it takes 3"),
+        ({"globals": [1, 2, 8]}, "globals hold id 8 .*from 0 to 7"),
+        ({"globals": [1, 2, 3], "prompt_tokens": [18]}, "prompt_tokens hold id 18 .*from 0 to 17"),
+    ],
+)
+def test_a_voice_that_does_not_fit_is_refused(make_manifest, inputs, words) -> None:
+    with pytest.raises(InputError, match=words):
+        stretches(make_manifest(prefix=SPARK), {"text": [5], **inputs})
+
+
+LATENTS = [{"input": "latents", "length": 2}, *INDEX_TTS]
+
+
+def test_latents_are_rows_already_and_take_no_positions(make_bundle) -> None:
+    bundle = make_bundle(prefix=LATENTS, tables=LEARNED)
+    latents = np.arange(8, dtype=np.float32).reshape(2, 4) + 0.5
+    rows = prefix_rows(bundle, {"text": [5], "latents": latents})
+    assert np.array_equal(rows[:2], latents)
+    assert rows[2:, [0, 2]].tolist() == [[0, 0], [5, 1], [1, 2], [9, 0]]
+    with pytest.raises(InputError, match="rows of 4"):
+        prefix_rows(bundle, {"text": [5], "latents": np.zeros((2, 3), np.float32)})
+    with pytest.raises(InputError, match="0 latents"):
+        prefix_rows(bundle, {"text": [5]})
+
+
+def test_capital_letters_and_characters_that_are_refused(make_bundle, make_manifest) -> None:
+    text = make_manifest().text.model_dump() | {"uppercase": True, "unsupported": "[\u4e00-\u9fff]"}
+    encoder = load_text(make_bundle(text=text))
+    assert encoder.ids("aB") == [65, 66]
+    with pytest.raises(ValueError, match=r"'\u597d' \(character 2\)"):
+        encoder.ids("a \u597d")

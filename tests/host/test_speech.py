@@ -91,7 +91,7 @@ def test_the_models_last_position_is_an_error(make_bundle, make_session) -> None
     model = make_bundle().manifest.model.model_copy(update={"max_position": 10})
     bundle = make_bundle(model=model.model_dump())
     generation = tokens(bundle, make_session(bundle.manifest, NO_STOP), {"text": [65]}, seed=0)
-    with pytest.raises(InputError, match="10 positions"):
+    with pytest.raises(InputError, match="12 positions"):  # ten behind a prefix of two
         list(generation)
 
 
@@ -204,7 +204,9 @@ def test_speak_without_an_audio_decoder_needs_tokens_out(opened, make_manifest, 
     bundle = opened(audio=make_manifest().audio.model_dump() | {"decoder": None})
     with pytest.raises(BundleError, match="--tokens-out"):
         speak(bundle.path, "Ab.", tmp_path / "a.wav")
-    result = speak(bundle.path, "Ab.", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
+    vectors = tmp_path / "v.npy"
+    result = speak(bundle.path, "Ab.", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy", hidden_out=vectors)
+    assert np.load(vectors).shape == (len(np.load(tmp_path / "a.npy")), 4)
     assert result["not_run"] == ["audio: target plain has no audio decoder"]
     assert result["output"] is None and result["real_time_factor"] is None and result["first_audio_ms"] is None
     assert result["audio_seconds"] == 2.0 and result["lm_real_time_factor"] > 0

@@ -1,6 +1,7 @@
 """The text frontend on tables of its own, and on those of the example voice."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,6 +25,7 @@ TABLES = {
     "vowels": "ɪɛ",
     "punctuation": ".,!?;:",
     "max_words": 6,
+    "boundaries": [],
 }
 
 
@@ -59,6 +61,13 @@ def frontend(tmp_path_factory: pytest.TempPathFactory) -> Frontend:
 def test_text_is_spoken_as(frontend: Frontend, text: str, spoken: str) -> None:
     assert frontend.phonemes(text) == spoken
     assert frontend.ids(text) == [frontend.symbols[c] for c in spoken]
+
+
+def test_spaces_are_numbered_where_the_tables_say_so(frontend: Frontend) -> None:
+    numbered = replace(frontend, boundaries=[7, 8])
+    plain = frontend.ids("One one one one.")
+    assert [i for i in numbered.ids("One one one one.") if i < 100] == [7, 8, 8]
+    assert [i for i in numbered.ids("One one one one.") if i >= 100] == [i for i in plain if i != frontend.symbols[" "]]
 
 
 @pytest.mark.parametrize("text", ["", "  \n", "...", "'", "-"])

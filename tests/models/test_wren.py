@@ -9,7 +9,6 @@ import pytest
 
 from wand_export.commands.export import export
 from wand_export.commands.speak import speak
-from wand_export.distill.train import teacher_digest
 from wand_export.graph.checkpoint import open_checkpoint
 from wand_export.host.text import Frontend
 from wand_export.spec.schema import shipped
@@ -24,16 +23,18 @@ def test_the_checkpoint_fits_the_recipe() -> None:
     distilled = tomllib.loads((VOICE / "distill.toml").read_text())
     wand = json.loads((VOICE / "checkpoint" / "wand.json").read_text())
     assert (wand["window"], wand["trained_steps"]) == (distilled["window"], distilled["steps"])
-    assert wand["teacher"] == teacher_digest(VOICE / "teacher")
+    assert wand["teacher"] == open_checkpoint(VOICE / "teacher", "wren").sha256
 
 
 def test_every_symbol_has_a_row_of_its_own() -> None:
     recipe = open_checkpoint(VOICE / "checkpoint").recipe
-    symbols = sorted(Frontend.load(VOICE / "text").symbols.values())
+    frontend = Frontend.load(VOICE / "text")
+    symbols = sorted([*frontend.symbols.values(), *frontend.boundaries])
     assert len(set(symbols)) == len(symbols)
     assert recipe.prefix[1].ids is not None
     assert recipe.audio.codes <= recipe.stop.ids[0] < recipe.prefix[1].ids[0] < symbols[0]
     assert symbols[-1] < recipe.tables["tokens"].rows
+    assert all(token in recipe.head.ids() for token in symbols if token != frontend.symbols[" "])
 
 
 def test_the_weights_are_light() -> None:

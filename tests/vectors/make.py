@@ -76,15 +76,20 @@ class Watched(Sampler):
 
     margin = 1.0
 
-    def _row(self, scores: Any, top_p: float) -> int:
-        sums = np.cumsum(np.exp(scores - scores[0]))
-        self.margin = min(self.margin, *np.abs(sums / sums[-1] - top_p)) if top_p < 1 else self.margin
-        if top_p < 1:
-            sums = sums[: np.searchsorted(sums, top_p * sums[-1]) + 1]
+    def _row(self, scores: Any, settings: Settings, everything: float | None) -> int:
+        weights = np.exp(scores - scores[0])
+        sums = np.cumsum(weights)
+        if settings.top_p < 1:
+            total = everything or sums[-1]
+            self.margin = min(self.margin, *np.abs(sums / total - settings.top_p))
+            sums = sums[: np.searchsorted(sums, settings.top_p * total) + 1]
+        if settings.min_p > 0:
+            self.margin = min(self.margin, *np.abs(weights - settings.min_p))
+            sums = sums[: np.count_nonzero(weights >= settings.min_p)]
         after = SplitMix64(0)
         after._state = self._random._state
         self.margin = min(self.margin, *np.abs(sums[:-1] / sums[-1] - after.uniform()), 1.0)
-        return super()._row(scores, top_p)
+        return super()._row(scores, settings, everything)
 
 
 SAMPLED = [
@@ -99,6 +104,13 @@ SAMPLED = [
     Settings(temperature=0.8, top_k=50, top_p=0.95),
     Settings(top_k=25, top_p=0.8, repeat_window=10),
     Settings(temperature=0.3, repeat_window=2),
+    Settings(top_k=25, top_p=0.8, top_p_of="all", repeat_window=10),
+    Settings(top_k=3, top_p=0.9, top_p_of="all"),
+    Settings(min_p=0.05),
+    Settings(repetition_penalty=1.1, repetition_range=6, temperature=0.4, top_k=40, top_p=0.9, min_p=0.05),
+    Settings(repetition_penalty=10.0, repetition_ids=[103, 118], top_k=30, top_p=0.8),
+    Settings(repetition_penalty=1.3, temperature=0.6, top_p=0.8),
+    Settings(repetition_penalty=2.0, temperature=0),
 ]
 
 
@@ -141,6 +153,7 @@ def stop_vectors() -> dict[str, Any]:
         Stop(ids=[7], max_tokens=100),
         Stop(ids=[7, 9], min_per_text=2.0, max_per_text=20.0, max_tokens=1500),
         Stop(ids=[7], min_per_text=0.1, max_per_text=0.3, max_tokens=50),
+        Stop(ids=[7], min_tokens=50, min_per_text=2.0, max_tokens=1500),
     ]
     return {"schema": SCHEMA, "cases": [stop_case(rule) for rule in rules]}
 

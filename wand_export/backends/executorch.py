@@ -14,7 +14,7 @@ from executorch.backends.xnnpack.partition.xnnpack_partitioner import XnnpackPar
 from executorch.exir import EdgeCompileConfig, ExecutorchBackendConfig, to_edge_transform_and_lower
 from executorch.exir.passes import MemoryPlanningPass
 from torch import nn
-from torchao.quantization import Int8DynamicActivationIntxWeightConfig, PerAxis, PerGroup, quantize_
+from torchao.quantization import Int8DynamicActivationIntxWeightConfig, MappingType, PerAxis, PerGroup, quantize_
 
 from wand_export.backends import Emitted
 from wand_export.errors import InputError
@@ -28,7 +28,7 @@ from wand_export.spec.target import Precision, Target
 
 DECODER, AUDIO = "decoder.pte", "audio.pte"
 _GROUPS = (32, 64, 128)
-_SCALE_BYTES = {"channel": 4, **dict.fromkeys(_GROUPS, 2)}
+_SCALE_BYTES: dict[int | str, int] = {"channel": 4, **dict.fromkeys(_GROUPS, 2)}
 """XNNPACK keeps the scales of groups in bfloat16."""
 
 
@@ -76,6 +76,8 @@ def quantize(decoder: Decoder, target: Target) -> int:
         config = Int8DynamicActivationIntxWeightConfig(
             weight_dtype=torch.int4 if bits == 4 else torch.int8,
             weight_granularity=PerGroup(block) if isinstance(block, int) else PerAxis(0),
+            # The one end of the integers that is a step wider is used; XNNPACK's scales cannot be negative.
+            weight_mapping_type=MappingType.SYMMETRIC_NO_CLIPPING_ERR,
         )
         quantize_(decoder, config, filter_fn=_named(chosen))
     return total

@@ -1,12 +1,14 @@
 """wand export: a checkpoint to a verified bundle, written whole or not at all."""
 
-import random
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from random import Random
 from typing import Any, Literal
 
+import tokenizers
 import torch
 from safetensors.torch import save_file
 
@@ -14,10 +16,14 @@ from wand_export import __version__, backends
 from wand_export.errors import InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from wand_export.graph.hub import located, name_of
+from wand_export.graph.tokenizer import load_tokenizer, resolved
 from wand_export.graph.vocoder import Vocoder, load_vocoder
 from wand_export.host import selftest
-from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, Bundle, sha256_of, to_json
-from wand_export.host.prompt import TEXT_FOLDER, load_text, stretches
+from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, VOICES_FOLDER, Bundle, sha256_of, to_json
+from wand_export.host.prompt import TEXT_FOLDER, TOKENIZER_FILE, load_text, stretches
+from wand_export.host.runtimes.onnx import check_audio_graph
+from wand_export.host.voices import load_voice
 from wand_export.layout import KV_FORMULA, Layout, kv_bytes
 from wand_export.report import write_report
 from wand_export.spec.manifest import (
@@ -32,10 +38,13 @@ from wand_export.spec.manifest import (
     Parity,
     Source,
 )
+from wand_export.spec.recipe import Recipe
 from wand_export.spec.selftest import Stretch
 from wand_export.spec.target import Target, load_target
+from wand_export.spec.voice import TENSORS_FILE, VOICE_FILE
 
-AUDIO_FOLDER = "audio"
+AUDIO_FOLDER, AUDIO_RUNTIME = "audio", "onnx"
+"""A family's own audio decoder comes as an ONNX file."""
 TWIN_RUNTIME = "onnx"
 """The twin is what a user has today, beside our own: one runtime is enough for that."""
 BEYOND_WRAP = 32
@@ -44,7 +53,7 @@ SELFTEST_STEPS = 48
 
 
 def export(
-    checkpoint: Path | None,
+    checkpoint: Path | str | None,
     output: Path,
     targets: Sequence[str],
     *,
@@ -53,6 +62,8 @@ def export(
     prefix: int | None = None,
     random_weights: bool = False,
     layers: int | None = None,
+    voices: Sequence[Path] = (),
+    audio_decoder: Path | None = None,
     with_twin: bool = False,
     dry_run: bool = False,
     allow_low_parity: bool = False,
@@ -60,6 +71,8 @@ def export(
 ) -> dict[str, Any]:
     """Export a checkpoint, or random weights of a recipe's true size, to a bundle at `output`.
 
+    checkpoint: a folder, or org/name[@revision] on the Hugging Face hub. voices: folders of named presets, the first
+    being the default; audio_decoder: an ONNX file that fits the recipe's [audio.graph]; see models/README.md.
     report(stage) is called as each stage begins. Returns the manifest as a dict, with the key "warnings"; with
     dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses, ParityError for an artifact
     below its target's thresholds.
@@ -72,15 +85,49 @@ def export(
     report("reading the checkpoint")
     source = _source(checkpoint, recipe, random_weights, layers)
     layout, warnings = _layout(source, window, prefix)
-    draft = _manifest(source, layout, wanted)
+    tokenizer = load_tokenizer(source)
+    draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
+    extras = Extras(tokenizer, _voices(draft, voices), audio_decoder)
+    draft = draft.model_copy(update={"voices": list(extras.voices)})
+    if audio_decoder is not None:
+        _check_audio_decoder(draft, audio_decoder, wanted)
     if dry_run:
         return {**draft.model_dump(mode="json"), "warnings": warnings}
     with _whole(output) as folder:
-        manifest = _fill(folder, source, layout, draft, wanted, with_twin, allow_low_parity, warnings, report)
+        manifest = _fill(folder, source, layout, draft, wanted, extras, with_twin, allow_low_parity, warnings, report)
     return {**manifest.model_dump(mode="json"), "warnings": warnings}
 
 
-def _source(checkpoint: Path | None, recipe: str | None, random_weights: bool, layers: int | None) -> Checkpoint:
+@dataclass(frozen=True)
+class Extras:
+    """What a bundle carries beside the decoder. voices: folder by name."""
+
+    tokenizer: tokenizers.Tokenizer | None
+    voices: dict[str, Path]
+    audio_decoder: Path | None
+
+
+def _voices(manifest: Manifest, folders: Sequence[Path]) -> dict[str, Path]:
+    """The folders by name, each checked. Raises InputError."""
+    found: dict[str, Path] = {}
+    for folder in folders:
+        name = folder.resolve().name
+        if name in found:
+            raise InputError(folder, f"a second voice {name!r}", "rename the folder")
+        load_voice(folder, manifest)
+        found[name] = folder
+    return found
+
+
+def _check_audio_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> None:
+    if manifest.audio.graph is None:
+        raise InputError(file, f"recipe {manifest.family} takes no audio decoder", "leave --audio-decoder out")
+    if not any(target.runtime == AUDIO_RUNTIME for target in targets):
+        raise InputError(file, "no onnx target to carry it", "add an onnx target, or leave --audio-decoder out")
+    check_audio_graph(file, manifest.audio.graph)
+
+
+def _source(checkpoint: Path | str | None, recipe: str | None, random_weights: bool, layers: int | None) -> Checkpoint:
     if random_weights:
         if checkpoint is not None or recipe is None:
             raise InputError("--random-weights", "needs a recipe and no checkpoint", "give --recipe R alone")
@@ -89,7 +136,7 @@ def _source(checkpoint: Path | None, recipe: str | None, random_weights: bool, l
         raise InputError("CHECKPOINT", "missing", "give a checkpoint folder, or --recipe R --random-weights")
     if layers is not None:
         raise InputError("--layers", "cuts a real model short", "use it with --random-weights only")
-    return open_checkpoint(checkpoint, recipe)
+    return open_checkpoint(located(checkpoint, recipe), recipe)
 
 
 def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple[Layout, list[str]]:
@@ -109,14 +156,16 @@ def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple
         warnings.append(
             f"Prefix capacity {asked} was rounded up to {layout.prefix_capacity}: {layout.capacity} slots in all."
         )
-    if "NC" in recipe.licence.weights:
-        warnings.append(f"The weights' licence is non-commercial: {recipe.licence.weights}.")
+    if recipe.licence.non_commercial:
+        warnings.append(f"The weights are for non-commercial use only: {recipe.licence.weights}.")
+    if recipe.text.expects is not None:
+        warnings.append(f"Texts for it are {recipe.text.expects}.")
     return layout, warnings
 
 
-def _manifest(source: Checkpoint, layout: Layout, targets: list[Target]) -> Manifest:
-    """What is known before anything is emitted."""
-    recipe, backbone = source.recipe, source.backbone
+def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[Target]) -> Manifest:
+    """What is known before anything is emitted. recipe: the source's, its strings resolved to ids."""
+    backbone = source.backbone
     precise = any(target.precision.embeddings == "fp32" for target in targets)
     dtype: Literal["float32", "float16"] = "float32" if precise else "float16"
     learned = recipe.tables[recipe.speech_table].positions
@@ -126,14 +175,14 @@ def _manifest(source: Checkpoint, layout: Layout, targets: list[Target]) -> Mani
         family=recipe.family,
         title=recipe.title,
         source=Source(
-            checkpoint=source.path.resolve().name if source.path else "random weights",
+            checkpoint=name_of(source.path) if source.path else "random weights",
             sha256=source.sha256,
             random_weights=source.path is None,
             tuned_for_window=source.window == layout.window,
         ),
         licence=recipe.licence,
         model=Model(
-            **backbone.model_dump(exclude={"norm_eps", "rope_theta"}),
+            **backbone.model_dump(exclude={"norm_eps", "rope_theta", "rope_scaling"}),
             parameters=source.parameters,
             max_position=recipe.tables[learned].rows if learned else None,
         ),
@@ -150,8 +199,11 @@ def _manifest(source: Checkpoint, layout: Layout, targets: list[Target]) -> Mani
             for name, table in recipe.tables.items()
         },
         speech_table=recipe.speech_table,
-        head=Head(ranges=recipe.head.wanted),
+        head=Head(ranges=recipe.head.ranges),
         prefix=recipe.prefix,
+        skipped_positions=recipe.skipped_positions,
+        refused=recipe.refused,
+        voices=[],
         stop=recipe.stop,
         sampler=recipe.sampler,
         text=recipe.text,
@@ -185,6 +237,7 @@ def _fill(
     layout: Layout,
     draft: Manifest,
     targets: list[Target],
+    extras: Extras,
     with_twin: bool,
     allow_low_parity: bool,
     warnings: list[str],
@@ -193,7 +246,12 @@ def _fill(
     report("writing the embedding tables")
     dtypes = {name: getattr(torch, table.dtype) for name, table in draft.tables.items()}
     save_file({name: source.table(name).to(dtype) for name, dtype in dtypes.items()}, folder / EMBEDDINGS)
-    speakable = _copy_text(source, folder)
+    speakable = _copy_text(source, folder, extras.tokenizer)
+    for name, voice in extras.voices.items():
+        (folder / VOICES_FOLDER / name).mkdir(parents=True)
+        for file in (VOICE_FILE, TENSORS_FILE):
+            if (voice / file).exists():
+                shutil.copyfile(voice / file, folder / VOICES_FOLDER / name / file)
     audio, audio_files = draft.audio, dict[str, str]()
     if source.recipe.audio.vocoder is not None:
         vocoder = load_vocoder(source.find(source.recipe.audio.vocoder))
@@ -203,6 +261,10 @@ def _fill(
             place = f"{AUDIO_FOLDER}/{runtime}"
             (folder / place).mkdir(parents=True)
             audio_files[runtime] = f"{place}/{backends.of(runtime).emit_audio(vocoder, folder / place)}"
+    elif extras.audio_decoder is not None:
+        (folder / AUDIO_FOLDER / AUDIO_RUNTIME).mkdir(parents=True)
+        audio_files[AUDIO_RUNTIME] = f"{AUDIO_FOLDER}/{AUDIO_RUNTIME}/decoder.onnx"
+        shutil.copyfile(extras.audio_decoder, folder / audio_files[AUDIO_RUNTIME])
     artifacts: dict[str, Artifact] = {}
     for target in targets:
         report(f"{target.name}: emitting")
@@ -224,16 +286,15 @@ def _fill(
     return _seal(folder, manifest)
 
 
-def _copy_text(source: Checkpoint, folder: Path) -> bool:
-    """Copy the text frontend's files; random weights may lack a tokenizer, then the bundle takes ids only."""
+def _copy_text(source: Checkpoint, folder: Path, tokenizer: tokenizers.Tokenizer | None) -> bool:
+    """Write the text frontend's files; random weights may lack a tokenizer, then the bundle takes ids only."""
     (folder / TEXT_FOLDER).mkdir()
+    if source.recipe.text.kind == "tokenizer":
+        if tokenizer is not None:
+            tokenizer.save(str(folder / TEXT_FOLDER / TOKENIZER_FILE), pretty=False)
+        return tokenizer is not None
     for name in source.recipe.text.files:
-        try:
-            file = source.find(name)
-        except InputError:
-            if source.path is None:
-                return False
-            raise
+        file = source.find(name)
         shutil.copyfile(file, folder / TEXT_FOLDER / file.name)
     return True
 
@@ -298,14 +359,21 @@ def _verify(
 
 
 def sample_prefix(bundle: Bundle, speakable: bool) -> list[Stretch]:
-    """The prefix that parity is measured on: the recipe's sample sentence, or seeded ids where no text can be read."""
-    manifest = bundle.manifest
+    """The prefix that parity is measured on: the recipe's sample sentence, or seeded ids where no text can be read.
+
+    Inputs that the prefix requires of a voice are seeded ids; latents, which are no ids, are left out.
+    """
+    manifest, random = bundle.manifest, Random(0)
+    inputs: dict[str, list[int]] = {}
+    for part in manifest.prefix:
+        if part.table is not None and part.input is not None and (part.input == "text" or part.length):
+            below = part.codes or manifest.tables[part.table].rows - part.offset
+            count = part.length or min(24, manifest.kv_cache.prefix_capacity // 2)
+            inputs[part.input] = random.choices(range(below), k=count)
     if speakable:
-        inputs = {"text": load_text(bundle).ids(manifest.text.sample)}
-    else:
-        rows = next(manifest.tables[part.table].rows for part in manifest.prefix if part.input == "text")
-        inputs = {"text": random.Random(0).choices(range(rows), k=min(24, manifest.kv_cache.prefix_capacity // 2))}
-    return [Stretch(table=table, ids=ids) for table, ids in stretches(manifest, inputs)]
+        inputs["text"] = load_text(bundle).ids(manifest.text.sample)
+    manifest = manifest.model_copy(update={"prefix": [part for part in manifest.prefix if part.table is not None]})
+    return [Stretch(table=table, ids=list(ids)) for table, ids in stretches(manifest, inputs)]
 
 
 def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -> None:

@@ -13,20 +13,21 @@ GENERATED = (250, 500, 1000, 2000, 5000, 10000)
 ITEMSIZE, DTYPE = 4, "float32"
 
 
-def inspect(path: Path, recipe: str | None = None) -> dict[str, Any]:
-    """The document of `wand inspect --json` for a bundle, or for a checkpoint (whose weights are not read).
+def inspect(path: Path | str | None, recipe: str | None = None) -> dict[str, Any]:
+    """The document of `wand inspect --json` for a bundle, a checkpoint (whose weights are not read), or a recipe.
 
     Raises BundleError, CheckpointError or InputError.
     """
-    if (path / MANIFEST).exists():
+    if path is not None and (Path(path) / MANIFEST).exists():
         return _of_bundle(load_bundle(path).manifest)
-    from wand_export.graph.checkpoint import open_checkpoint
+    from wand_export.graph.checkpoint import open_checkpoint, random_checkpoint
+    from wand_export.graph.hub import located
 
-    source = open_checkpoint(path, recipe)
+    source = random_checkpoint(recipe or "") if path is None else open_checkpoint(located(path, recipe), recipe)
     window = source.window or source.recipe.window
     layout = Layout.fitting(source.recipe.prefix_capacity, window)
     document = _document(source.recipe, source.backbone, layout, source.parameters)
-    return {**document, "kind": "checkpoint", "tuned_window": source.window}
+    return {**document, "kind": "recipe" if path is None else "checkpoint", "tuned_window": source.window}
 
 
 def _of_bundle(manifest: Manifest) -> dict[str, Any]:
@@ -49,6 +50,8 @@ def _of_bundle(manifest: Manifest) -> dict[str, Any]:
             for name, a in manifest.artifacts.items()
         },
         "source": manifest.source.model_dump(),
+        "voices": manifest.voices,
+        "refused": manifest.refused,
         "licence": manifest.licence.model_dump(),
     }
 
@@ -65,7 +68,37 @@ def _document(recipe: Recipe, backbone: Backbone, layout: Layout, parameters: in
         "window": layout.window,
         "prefix_capacity": layout.prefix_capacity,
         "kv_bytes": _kv(layout, backbone.layers, backbone.kv_heads, backbone.head_dim),
+        "published_kv": _published(recipe, backbone),
+        "refused": recipe.refused,
         "licence": recipe.licence.model_dump(),
+    }
+
+
+def _published(recipe: Recipe, backbone: Backbone) -> dict[str, Any] | None:
+    """The bytes at the lengths of the method's own figures, by the same formula, beside those figures in MB."""
+    figure = recipe.published_kv
+    if figure is None:
+        return None
+
+    def of(tokens: int) -> int:
+        itemsize = {"float32": 4, "float16": 2}[figure.dtype]
+        return kv_bytes(tokens, backbone.layers, backbone.kv_heads, backbone.head_dim, itemsize)
+
+    full, wand = of(figure.prefix_len + figure.generated), of(figure.prefix_len + recipe.window)
+    printed = figure.wand_megabytes / figure.full_megabytes - 1
+    return {
+        "source": "arXiv 2604.08558",
+        "formula": KV_FORMULA,
+        "dtype": figure.dtype,
+        "prefix_len": figure.prefix_len,
+        "generated": figure.generated,
+        "window": recipe.window,
+        "full_bytes": full,
+        "wand_bytes": wand,
+        "change_percent": 100 * (wand / full - 1),
+        "printed_megabytes": [figure.full_megabytes, figure.wand_megabytes],
+        "printed_percent": 100 * printed,
+        "note": figure.note,
     }
 
 

@@ -11,7 +11,9 @@ import numpy as np
 from wand_export.errors import BundleError, InputError
 from wand_export.host.audio import WavWriter, replacing
 from wand_export.host.bundle import load_bundle
+from wand_export.host.session import Floats
 from wand_export.host.speech import Speaker
+from wand_export.host.voices import open_voice
 
 
 def speak(
@@ -22,35 +24,41 @@ def speak(
     target: str | None = None,
     voice: str | None = None,
     tokens_out: Path | None = None,
+    hidden_out: Path | None = None,
     seed: int = 0,
     threads: int | None = None,
     progress: Callable[[float, float], None] = lambda seconds, fraction: None,
 ) -> dict[str, Any]:
-    """Speak `text` into the WAV file `output`, its token ids into the .npy file `tokens_out` (int64).
+    """Speak `text` into the WAV file `output`, its token ids into the .npy file `tokens_out` (int64 [n]).
 
-    A bundle without an audio decoder needs tokens_out. progress gets the seconds of audio made and the fraction of
-    the text's tokens that are spoken. Real-time factors are compute seconds over audio seconds; first_audio_ms
-    counts from the text, with the models loaded; both are null where there is no audio. `cut_sentences` counts those
-    that the stop rule's limit ended. Raises InputError and BundleError.
+    hidden_out takes the vectors that they were picked from (float32 [n, D]), which some families' audio decoders
+    read. voice None is the bundle's first. A bundle without an audio decoder needs tokens_out or hidden_out. progress
+    gets the seconds of audio made and the fraction of the text's tokens that are spoken. Real-time factors are
+    compute seconds over audio seconds; first_audio_ms counts from the text, with the models loaded; both are null
+    where there is no audio. `cut_sentences` counts those that the stop rule's limit ended. Raises InputError and
+    BundleError.
     """
-    if voice is not None:
-        raise InputError(bundle, f"no voice {voice!r}", "the bundle has no voices: leave --voice out")
     opened = load_bundle(bundle)
+    preset = open_voice(opened, voice)
     name = opened.resolve(target)
     audio = opened.manifest.audio
-    has_decoder = audio.decoder is not None and opened.manifest.artifacts[name].audio_decoder is not None
-    if not has_decoder and tokens_out is None:
+    described = audio.decoder is not None or audio.graph is not None
+    has_decoder = described and opened.manifest.artifacts[name].audio_decoder is not None
+    if not has_decoder and tokens_out is None and hidden_out is None:
         raise BundleError(bundle, f"target {name} has no audio decoder", "ask for token ids with --tokens-out")
-    if output is None and tokens_out is None:
+    if output is None and tokens_out is None and hidden_out is None:
         raise InputError(bundle, "nothing to write", "give -o or --tokens-out")
     wanted = output if has_decoder else None
     not_run = []
     if not has_decoder:
-        not_run.append(f"audio: target {name} has no audio decoder")
+        reads_hidden = audio.graph is not None and any(value.source == "hidden" for value in audio.graph.inputs)
+        needs = "; the family's own reads the vectors of --hidden-out" if reads_hidden else ""
+        not_run.append(f"audio: target {name} has no audio decoder{needs}")
     elif output is None:
         not_run.append("audio: no output was asked for")
 
     ids: list[int] = []
+    vectors: list[Floats] = []
     lm_seconds = audio_seconds = decoder_seconds = 0.0
     samples = audible = cut = spoken = 0
     first_audio: float | None = None
@@ -58,8 +66,10 @@ def speak(
         # Paths are refused and destinations opened before the work, not after it.
         wav = stack.enter_context(WavWriter(wanted, audio.sample_rate)) if wanted else None
         ids_part = stack.enter_context(replacing(tokens_out)) if tokens_out else None
+        vectors_part = stack.enter_context(replacing(hidden_out)) if hidden_out else None
         session = stack.enter_context(opened.open(name, threads))
-        speaker = Speaker(opened, session, opened.open_audio(name, threads) if wav else None)
+        open_audio = opened.open_audio if audio.decoder is not None else opened.open_audio_graph
+        speaker = Speaker(opened, session, open_audio(name, threads) if wav else None, preset)
         start = perf_counter()
         plan = speaker.plan(text)
         text_tokens = [len(inputs["text"]) for inputs in plan]
@@ -68,6 +78,8 @@ def speak(
             decoder_seconds += piece.audio_seconds
             if piece.token is not None:
                 ids.append(piece.token)
+                if vectors_part:
+                    vectors.append(piece.hidden)
                 audible += not audio.is_silent(piece.token)
             else:
                 cut += not piece.stopped
@@ -81,6 +93,9 @@ def speak(
         if ids_part:
             with ids_part.open("wb") as file:
                 np.save(file, np.array(ids, np.int64))
+        if vectors_part:
+            with vectors_part.open("wb") as file:
+                np.save(file, np.array(vectors, np.float32).reshape(len(vectors), opened.manifest.model.hidden))
     return {
         "schema": 1,
         "target": name,
@@ -93,5 +108,7 @@ def speak(
         "cut_sentences": cut,
         "output": str(wanted) if wanted else None,
         "tokens_out": str(tokens_out) if tokens_out else None,
+        "hidden_out": str(hidden_out) if hidden_out else None,
+        "voice": preset.name if preset else None,
         "not_run": not_run,
     }

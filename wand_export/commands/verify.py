@@ -61,8 +61,10 @@ def _selftest(bundle: Bundle, report: Callable[[str], None]) -> dict[str, Any]:
 def _ladder(bundle: Bundle, path: Path, report: Callable[[str], None]) -> dict[str, Any]:
     from wand_export.graph import ladder
     from wand_export.graph.checkpoint import WAND_FILE, open_checkpoint
+    from wand_export.graph.hub import located
 
     manifest = bundle.manifest
+    path = located(path, manifest.family)
     source = open_checkpoint(path, None if (path / WAND_FILE).is_file() else manifest.family)
     if source.sha256 != manifest.source.sha256:
         raise InputError(path, "is not the checkpoint that the bundle was made from", "give that one")

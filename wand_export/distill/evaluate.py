@@ -29,7 +29,7 @@ def evaluate(model: nn.Module, utterances: Utterances, chosen: list[int], window
         batch = utterances.collate([index]).to(device)
         stage = None if window is None else Stage(window, None)
         mask = attention_bias(batch.inputs.shape[1], batch.prefix_len, stage)
-        logits = model(input_ids=batch.inputs, attention_mask=mask, use_cache=False).logits.float()
+        logits = model(batch, mask)
         wanted = batch.targets != IGNORED
         loss += functional.cross_entropy(logits[wanted], batch.targets[wanted], reduction="sum").item()
         right += (logits.argmax(-1) == batch.targets)[wanted].sum().item()

@@ -5,7 +5,6 @@ the checkpoint OUT, the folder OUT.state holds the last saved step and `log.json
 {"step", "window", "tau", "learning_rate", "loss", "cross_entropy", "kl"}, and at the end the held-out scores.
 """
 
-import hashlib
 import json
 import math
 import os
@@ -20,24 +19,23 @@ import numpy as np
 import torch
 from pydantic import Field, PositiveInt
 from torch import nn
-from transformers import AutoModelForCausalLM, PreTrainedModel
 
 from wand_export.distill.curriculum import Curriculum, attention_bias
 from wand_export.distill.data import Utterances
 from wand_export.distill.evaluate import evaluate
 from wand_export.distill.loss import distillation_loss
+from wand_export.distill.model import FamilyModel
 from wand_export.errors import InputError
+from wand_export.graph.checkpoint import open_checkpoint
+from wand_export.graph.weights import weight_files
 from wand_export.spec.schema import Schema
-
-WEIGHTS = ("*.safetensors", "*.bin", "*.pt")
-PROTECTED = (*WEIGHTS, "*.index.json")
 
 
 class DistillConfig(Schema):
     """What CONFIG.toml says. Paths are relative to it. Unknown keys are refused."""
 
     family: str = Field(description="recipe that reads the checkpoint")
-    teacher: Path = Field(description="folder of the full-attention checkpoint, as transformers saves it")
+    teacher: Path = Field(description="folder of the full-attention checkpoint, in the family's own layout")
     data: Path = Field(description="token file, see wand_export/distill/data.py")
     window: PositiveInt
     window_start: PositiveInt = 128
@@ -77,28 +75,23 @@ class Trainer:
     def __init__(self, config: DistillConfig, state: Path) -> None:
         """Resumes from `state`, a folder. Raises InputError for a teacher, data or state that do not fit."""
         self.config, self.state = config, state
-        self.utterances = Utterances(config.data)
+        self.source = open_checkpoint(config.teacher, config.family)
+        recipe = self.source.recipe
+        speech = list(recipe.tables).index(recipe.speech_table)
+        self.utterances = Utterances(config.data, speech, recipe.skipped_positions)
+        rows = [table.rows for table in recipe.tables.values()]
+        self.utterances.check(rows, recipe.head.rows, self.source.backbone.hidden)
         if config.held_out >= len(self.utterances):
             found = f"{len(self.utterances)} utterances, {config.held_out} held out"
             raise InputError(config.data, found, "lower held_out")
         self.held_out = list(range(config.held_out))
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        self.teacher, self.student = (self._load_teacher() for _ in range(2))
+        self.teacher, self.student = (FamilyModel(self.source).to(self.device).eval() for _ in range(2))
         self.optimizer = torch.optim.AdamW(
             self.student.parameters(), lr=config.learning_rate, betas=(0.9, 0.95), weight_decay=config.weight_decay
         )
         self.step, self.last_loss = 0, math.nan
         self._resume()
-
-    def _load_teacher(self) -> PreTrainedModel:
-        try:
-            model = AutoModelForCausalLM.from_pretrained(
-                self.config.teacher, dtype=torch.float32, attn_implementation="sdpa", local_files_only=True
-            )
-        except (OSError, ValueError) as error:
-            fix = "give a folder that transformers reads"
-            raise InputError(self.config.teacher, f"no checkpoint: {error}", fix) from error
-        return model.to(self.device).eval()
 
     def train(self) -> Iterator[dict[str, Any]]:
         """The remaining steps, each yielding its line of the log."""
@@ -131,10 +124,10 @@ class Trainer:
         length = batch.inputs.shape[1]
         with torch.no_grad():
             mask = attention_bias(length, batch.prefix_len, None)
-            wanted = self.teacher(input_ids=batch.inputs, attention_mask=mask, use_cache=False).logits
+            wanted = self.teacher(batch, mask)
         self.student.train()
         mask = attention_bias(length, batch.prefix_len, stage)
-        found = self.student(input_ids=batch.inputs, attention_mask=mask, use_cache=False).logits
+        found = self.student(batch, mask)
         loss = distillation_loss(found, wanted, batch.targets, config.kl_weight, config.skew)
         rate = config.rate(self.step)
         for group in self.optimizer.param_groups:
@@ -190,20 +183,19 @@ class Trainer:
 
     def write(self, out: Path) -> None:
         """Write the checkpoint: the teacher's files with the student's weights, and wand.json; whole or not at all."""
-        precision = AutoModelForCausalLM.from_pretrained(self.config.teacher, dtype="auto", local_files_only=True).dtype
         record = {
             "schema": 1,
             "family": self.config.family,
             "window": self.config.window,
-            "teacher": teacher_digest(self.config.teacher),
+            "teacher": self.source.sha256,
             "trained_steps": self.step,
             "final_loss": self.last_loss,
         }
         out.parent.mkdir(parents=True, exist_ok=True)
         partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
         try:
-            shutil.copytree(self.config.teacher, partial, dirs_exist_ok=True, ignore=shutil.ignore_patterns(*PROTECTED))
-            self.student.to(precision).save_pretrained(partial)
+            shutil.copytree(self.config.teacher, partial, dirs_exist_ok=True, ignore=self._weights)
+            self.student.write(self.config.teacher, partial)
             (partial / "wand.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             partial.chmod(0o755)
             partial.rename(out)
@@ -211,12 +203,7 @@ class Trainer:
             shutil.rmtree(partial, ignore_errors=True)
             raise
 
-
-def teacher_digest(folder: Path) -> str:
-    """SHA-256 of a checkpoint's weights, its files in the order of their names."""
-    digest = hashlib.sha256()
-    for file in sorted(file for pattern in WEIGHTS for file in folder.glob(pattern)):
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 20):
-                digest.update(block)
-    return digest.hexdigest()
+    def _weights(self, folder: str, names: list[str]) -> set[str]:
+        """Which of these files in a folder of the teacher are its weights, which are not copied but written anew."""
+        files = weight_files(self.config.teacher, self.source.recipe)
+        return {file.name for file in files if file.parent == Path(folder)} & set(names)

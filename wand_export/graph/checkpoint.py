@@ -1,25 +1,22 @@
 """Reading a checkpoint by its recipe: strict in both directions, tensor by tensor."""
 
 import fnmatch
-import hashlib
 import json
-import pickle
+import re
 import zlib
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from functools import partial
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from pydantic import ValidationError
-from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from wand_export.errors import CheckpointError, InputError
 from wand_export.graph.decoder import Decoder, Rotary
 from wand_export.graph.reference import Reference, backbone_shapes
-from wand_export.spec.recipe import Backbone, Recipe, load_recipe
+from wand_export.graph.weights import LazyTensor, digest, read_weights, weight_files
+from wand_export.spec.recipe import Backbone, Recipe, RopeScaling, load_recipe
 from wand_export.spec.schema import Schema, explain
 
 WAND_FILE = "wand.json"
@@ -84,14 +81,6 @@ _CONFIG_KEYS = {
 }
 
 
-@dataclass(frozen=True)
-class LazyTensor:
-    """A tensor that is read when asked for."""
-
-    shape: tuple[int, ...]
-    read: Callable[[], Tensor]
-
-
 class Checkpoint:
     """The tensors of one model, named and shaped as its recipe says.
 
@@ -137,21 +126,28 @@ class Checkpoint:
         bias = self.tensor(head.bias)[ids] if head.bias else None
         return self.tensor(head.weight)[ids], bias
 
+    def head_norm(self) -> tuple[Tensor, Tensor] | None:
+        """Weight and bias [hidden] of the second final norm, float32; None where there is one norm only."""
+        name = self.recipe.head.norm
+        return (self.tensor(f"{name}.weight"), self.tensor(f"{name}.bias")) if name else None
+
     def reference(self) -> Reference:
         """transformers' own model over these tensors."""
         prefix = self.recipe.checkpoint.backbone
         tensors = {name: self.tensor(prefix + name) for name in backbone_shapes(self.backbone)}
-        return Reference(self.backbone, tensors, *self.head())
+        return Reference(self.backbone, tensors, *self.head(), self.head_norm())
 
     def decoder(self) -> Decoder:
         """The static decoder over these tensors, float32."""
         weight, bias = self.head()
+        norm = self.head_norm()
         with torch.device("meta"):
-            decoder = Decoder(self.backbone, weight.shape[0], bias is not None)
+            decoder = Decoder(self.backbone, weight.shape[0], bias is not None, norm is not None)
         if decoder.rotary is not None:  # its buffer is computed, not loaded
             decoder.rotary = Rotary(self.backbone)
         state = {name: self._stacked(names) for name, names in self._decoder_names()}
         state |= {"head.weight": weight} | ({} if bias is None else {"head.bias": bias})
+        state |= {} if norm is None else {"head_norm.weight": norm[0], "head_norm.bias": norm[1]}
         decoder.load_state_dict(state, strict=True, assign=True)
         return decoder.eval().requires_grad_(False)
 
@@ -186,19 +182,20 @@ def open_checkpoint(path: Path, recipe_name: str | None = None) -> Checkpoint:
     if recipe_name is None and wand is None:
         raise InputError(path, "no wand.json names the family", "say which with --recipe")
     recipe, folder = load_recipe(recipe_name or (wand.family if wand else ""))
-    files = _weight_files(path, recipe)
-    backbone = _read_sizes(path, recipe)
-    tensors: dict[str, LazyTensor] = {}
-    for file in files:
-        tensors |= _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file, recipe)
+    files = weight_files(path, recipe)
+    config = _read_config(path, recipe)
+    tensors = read_weights(files, recipe)
+    backbone = _sizes(path, recipe, config, tensors)
+    recipe = _fitted(recipe, config, tensors)
     _check_tensors(path, recipe, backbone, tensors)
-    return Checkpoint(recipe, folder, path, backbone, tensors, wand.window if wand else None, _digest(files))
+    return Checkpoint(recipe, folder, path, backbone, tensors, wand.window if wand else None, digest(files))
 
 
 def random_checkpoint(recipe_name: str, layers: int | None = None, seed: int = 0) -> Checkpoint:
     """A checkpoint of true size with seeded random weights, spread so that attention is not flat."""
     recipe, folder = load_recipe(recipe_name)
     backbone = recipe.backbone.model_copy(update={"layers": layers} if layers else {})
+    recipe = _fitted(recipe, {}, {})
 
     def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
         def read() -> Tensor:
@@ -222,6 +219,8 @@ def expected_shapes(recipe: Recipe, backbone: Backbone) -> dict[str, tuple[int, 
     shapes[recipe.head.weight] = (recipe.head.rows, backbone.hidden)
     if recipe.head.bias:
         shapes[recipe.head.bias] = (recipe.head.rows,)
+    if recipe.head.norm:
+        shapes |= {f"{recipe.head.norm}.{part}": (backbone.hidden,) for part in ("weight", "bias")}
     return shapes
 
 
@@ -240,77 +239,98 @@ def _read_wand_file(path: Path) -> WandFile | None:
         raise CheckpointError(file, f"unreadable: {error}", "write it again with wand distill") from error
 
 
-def _weight_files(path: Path, recipe: Recipe) -> list[Path]:
-    for pattern in recipe.checkpoint.weights:
-        if files := sorted(path.glob(pattern)):
-            return files
-    wanted = " or ".join(recipe.checkpoint.weights)
-    raise CheckpointError(path, f"no {wanted} in it", f"recipe {recipe.family} reads its weights there")
-
-
-def _read_sizes(path: Path, recipe: Recipe) -> Backbone:
-    """The recipe's backbone with the sizes of the checkpoint's own configuration, where it has one."""
+def _read_config(path: Path, recipe: Recipe) -> dict[str, Any]:
+    """The checkpoint's own configuration in transformers' terms; empty where the recipe names none."""
     if recipe.checkpoint.config is None:
-        return recipe.backbone
+        return {}
     file = path / recipe.checkpoint.config
     try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
-        raise CheckpointError(file, f"unreadable: {error}", "give the model's own config.json") from error
-    if config.get("model_type") != recipe.backbone.kind:
+        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
         found = config.get("model_type")
+    except (OSError, ValueError, AttributeError) as error:
+        raise CheckpointError(file, f"unreadable: {error}", "give the model's own config.json") from error
+    if found != recipe.backbone.kind:
         raise CheckpointError(file, f"model_type {found!r} is not {recipe.backbone.kind!r}", "use the right --recipe")
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    if rope.get("rope_type", rope.get("type", "default")) != "default":
-        raise CheckpointError(file, f"rope type {rope} is not supported", "use a model with plain rotary positions")
-    config = {**config, **{key: value for key, value in rope.items() if key == "rope_theta"}}
+    return config
+
+
+def _sizes(path: Path, recipe: Recipe, config: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> Backbone:
+    """The recipe's backbone with the sizes of the configuration, or of the tensors where the recipe wants it so."""
     sizes = {field: config[key] for field, keys in _CONFIG_KEYS.items() for key in keys if config.get(key) is not None}
+    if (
+        config.get("head_dim") is None
+        and recipe.backbone.kind in ("llama", "qwen2")
+        and {"hidden", "heads"} <= {*sizes}
+    ):
+        sizes["head_dim"] = sizes["hidden"] // sizes["heads"]  # transformers' default
+    if config:
+        sizes |= _rope(path / str(recipe.checkpoint.config), config)
+    if recipe.checkpoint.sizes_from_tensors:
+        sizes |= _gpt2_sizes(recipe, tensors)
     try:
         return Backbone.model_validate(recipe.backbone.model_dump() | sizes)
     except ValidationError as error:
-        raise CheckpointError(file, explain(error), "give the model's own config.json") from error
+        raise CheckpointError(path, explain(error), "give the model's own configuration") from error
 
 
-def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
+def _rope(file: Path, config: dict[str, Any]) -> dict[str, Any]:
+    """rope_theta and rope_scaling of a configuration. Raises CheckpointError for a type that is not built in."""
+    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
+    found: dict[str, Any] = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
+    kind = rope.get("rope_type", rope.get("type", "default"))
+    if kind == "default":
+        return {**found, "rope_scaling": None}
     try:
-        handle = safe_open(file, framework="pt")
-        names = list(handle.keys())
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(file, f"not a whole safetensors file: {error}", "copy it again") from error
-
-    def lazy(name: str) -> LazyTensor:
-        return LazyTensor(tuple(handle.get_slice(name).get_shape()), lambda: handle.get_tensor(name))
-
-    return {name: lazy(name) for name in names}
-
-
-def _read_torch(file: Path, recipe: Recipe) -> dict[str, LazyTensor]:
-    try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-    except pickle.UnpicklingError as error:
-        fix = "only plain tensors are read; ask its author for a safetensors file"
-        raise CheckpointError(file, "holds pickled code, or is damaged", fix) from error
-    except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise CheckpointError(file, f"not a whole PyTorch file: {error}".splitlines()[0], "copy it again") from error
-    nested = recipe.checkpoint.nested
-    if nested and isinstance(state, dict) and isinstance(state.get(nested), dict):
-        state = state[nested]
-    if not isinstance(state, dict):
-        raise CheckpointError(file, f"holds a {type(state).__name__}, not a state dict", "give the weights file")
-    tensors: dict[str, LazyTensor] = {}
-    for name, value in state.items():
-        if isinstance(value, Tensor):
-            tensors[name] = LazyTensor(tuple(value.shape), partial(_identity, value))
-        elif name not in recipe.checkpoint.entries:
-            raise CheckpointError(file, f"unknown entry {name}", f"recipe {recipe.family} does not know it")
-    return tensors
+        if kind != "llama3":
+            raise CheckpointError(file, f"rope type {kind!r} is not supported", "default and llama3 are")
+        scaling = RopeScaling(
+            original_max_position=rope["original_max_position_embeddings"],
+            **{key: rope[key] for key in ("factor", "low_freq_factor", "high_freq_factor")},
+        )
+    except KeyError as error:
+        raise CheckpointError(file, f"rope type llama3 without {error}", "give the model's own config.json") from error
+    return {**found, "rope_scaling": scaling}
 
 
-def _identity(tensor: Tensor) -> Tensor:
-    return tensor
+def _gpt2_sizes(recipe: Recipe, tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
+    """Sizes of a GPT-2 as its one-dimensional tensors tell them, as far as they are there."""
+    prefix = recipe.checkpoint.backbone
+    layers = {int(m[1]) for name in tensors if (m := re.match(rf"{re.escape(prefix)}h\.(\d+)\.", name))}
+    sizes = {"layers": max(layers) + 1} if layers else {}
+    norm, up = tensors.get(f"{prefix}ln_f.bias"), tensors.get(f"{prefix}h.0.mlp.c_fc.bias")
+    if norm is not None:
+        hidden = norm.shape[0]
+        sizes |= {"hidden": hidden, "heads": hidden // recipe.backbone.head_dim}
+        sizes["kv_heads"] = sizes["heads"]
+    return sizes | ({"mlp": up.shape[0]} if up is not None else {})
+
+
+def _fitted(recipe: Recipe, config: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> Recipe:
+    """The recipe with the head that this checkpoint has, and the row counts that it leaves to the checkpoint."""
+    head = recipe.head
+    tied = config.get("tie_word_embeddings", head.weight not in tensors)
+    if head.tied and tied:
+        recipe = recipe.model_copy(update={"head": head.model_copy(update={"weight": head.tied})})
+        ignore = [*recipe.checkpoint.ignore, head.weight]  # transformers ignores it too
+        recipe = recipe.model_copy(update={"checkpoint": recipe.checkpoint.model_copy(update={"ignore": ignore})})
+
+    def rows(tensor: str, least: int, more: bool) -> dict[str, int]:
+        found = tensors[tensor].shape[0] if tensor in tensors and tensors[tensor].shape else least
+        return {"rows": max(least, found) if more else least}
+
+    tables = {
+        name: table.model_copy(update=rows(table.tensor, table.rows, table.more_rows))
+        for name, table in recipe.tables.items()
+    }
+    head = recipe.head
+    head = head.model_copy(update=rows(head.weight, head.rows, head.more_rows))
+    return recipe.model_copy(update={"tables": tables, "head": head})
 
 
 def _check_tensors(path: Path, recipe: Recipe, backbone: Backbone, tensors: dict[str, LazyTensor]) -> None:
+    for other in recipe.checkpoint.others:
+        if all(name in tensors for name in other.has) and not any(name in tensors for name in other.lacks):
+            raise CheckpointError(path, f"this is {other.name}, not {recipe.title}: {other.why}", "there is no recipe")
     expected = expected_shapes(recipe, backbone)
     missing = [name for name in expected if name not in tensors]
     unknown = [
@@ -329,12 +349,3 @@ def _check_tensors(path: Path, recipe: Recipe, backbone: Backbone, tensors: dict
             raise CheckpointError(
                 path, f"tensor {name} has shape {found}, not {list(shape)}", "check the configuration"
             )
-
-
-def _digest(files: list[Path]) -> str:
-    digest = hashlib.sha256()
-    for file in files:
-        with file.open("rb") as stream:
-            while block := stream.read(1 << 22):
-                digest.update(block)
-    return digest.hexdigest()

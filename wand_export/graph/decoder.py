@@ -5,6 +5,7 @@ host adds them to the rows that it feeds. A backend that computes in float16 rep
 those of `graph/half.py`.
 """
 
+import math
 from typing import Protocol
 
 import torch
@@ -55,7 +56,14 @@ class Rotary(nn.Module):
     def frequencies(backbone: Backbone) -> Tensor:
         """Radians per position, float32 [head_dim / 2]."""
         exponent = torch.arange(0, backbone.head_dim, 2, dtype=torch.float32) / backbone.head_dim
-        return backbone.rope_theta**-exponent
+        plain = backbone.rope_theta**-exponent
+        scaling = backbone.rope_scaling
+        if scaling is None:
+            return plain
+        # Llama 3.1: slow turns are stretched by the factor, fast ones kept, and between them it is a mixture.
+        turns = scaling.original_max_position * plain / (2 * math.pi)
+        kept = (turns - scaling.low_freq_factor) / (scaling.high_freq_factor - scaling.low_freq_factor)
+        return torch.lerp(plain / scaling.factor, plain, kept.clamp(0, 1))
 
     def forward(self, positions: Tensor) -> tuple[Tensor, Tensor]:
         """cos, sin float32 [S, head_dim / 2] of integer positions [S]."""
@@ -142,11 +150,13 @@ class Decoder(nn.Module):
     are learned.
     """
 
-    def __init__(self, backbone: Backbone, head_rows: int, head_bias: bool) -> None:
+    def __init__(self, backbone: Backbone, head_rows: int, head_bias: bool, head_norm: bool = False) -> None:
+        """head_norm: whether a second norm stands between the final one and the head."""
         super().__init__()
         self.backbone = backbone
         self.layers = nn.ModuleList(Layer(backbone) for _ in range(backbone.layers))
         self.norm = norm(backbone)
+        self.head_norm = norm(backbone) if head_norm else nn.Identity()
         self.head = nn.Linear(backbone.hidden, head_rows, bias=head_bias)
         self.rotary = None if backbone.kind == "gpt2" else Rotary(backbone)
 
@@ -160,5 +170,5 @@ class Decoder(nn.Module):
         rotary = None if self.rotary is None else self.rotary(positions)
         for layer, cache in zip(self.layers, caches, strict=True):
             x = layer(x, rotary, cache)
-        hidden = self.norm(x.index_select(0, last))
+        hidden = self.head_norm(self.norm(x.index_select(0, last)))
         return self.head(hidden)[0], hidden[0]

@@ -46,31 +46,31 @@ def expect(bundle: Bundle, checkpoint: Checkpoint, prefix: list[Stretch], steps:
     """Decode `steps` tokens greedily with the static decoder in torch, and hold it and all else to the reference."""
     kv = bundle.manifest.kv_cache
     layout = Layout(kv.prefix_capacity, kv.window)
-    start = torch.from_numpy(prefix_rows(bundle, prefix))
-    forced, decoded = _greedy(bundle, checkpoint, layout, start, steps)
-    logits, late = _ask(bundle, checkpoint.reference(), start, forced)
+    forced, decoded = _greedy(bundle, checkpoint, layout, prefix, steps)
+    logits, late = _ask(bundle, checkpoint.reference(), prefix, forced)
     return Expectation(prefix, forced, logits, late, compare(decoded, logits))
 
 
 def _ask(
-    bundle: Bundle, reference: Reference, prefix: torch.Tensor, forced: list[int]
+    bundle: Bundle, reference: Reference, stretches: list[Stretch], forced: list[int]
 ) -> tuple[Floats, tuple[int, int, Floats] | None]:
-    """A reference's logits for a prefix [p, D] and forced tokens, and those far from the prefix: see Expectation."""
+    """A reference's logits for a prefix and forced tokens, and those far from the prefix: see Expectation."""
+    prefix = torch.from_numpy(prefix_rows(bundle, stretches))
     p, window = len(prefix), bundle.manifest.kv_cache.window
-    rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, forced, 0))])
+    rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, stretches, forced))])
     logits = reference(rows, p, window)[0][p - 1 :].numpy()
     skip = reference.backbone.layers * window
     if skip > _LATE_STEPS or bundle.manifest.model.max_position is not None:
         return logits, None
     fed = (forced * (1 + (skip + window) // len(forced)))[: skip + window]
     positions = torch.cat([torch.arange(p), torch.arange(LATE, LATE + len(fed))])
-    far = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, fed, 0))])
+    far = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, stretches, fed))])
     return logits, (LATE, skip, reference(far, p, window, positions)[0][p + skip :].numpy())
 
 
 @torch.no_grad()
 def _greedy(
-    bundle: Bundle, checkpoint: Checkpoint, layout: Layout, prefix: torch.Tensor, steps: int
+    bundle: Bundle, checkpoint: Checkpoint, layout: Layout, stretches: list[Stretch], steps: int
 ) -> tuple[list[int], Floats]:
     """Greedy tokens [steps] of the static decoder in torch, and its logits [1 + steps, V]."""
     backbone = checkpoint.backbone
@@ -78,6 +78,7 @@ def _greedy(
     keys = [torch.zeros(backbone.kv_heads, layout.capacity, backbone.head_dim) for _ in range(backbone.layers)]
     values = [torch.zeros_like(key) for key in keys]
     integer = lambda value: torch.tensor([value], dtype=torch.int32)  # noqa: E731
+    prefix = torch.from_numpy(prefix_rows(bundle, stretches))
     p = integer(len(prefix))
     logits, _, keys, values = step(prefix[None], integer(0), p, integer(len(prefix) - 1), keys, values)
     seen, ids = [logits], []
@@ -86,7 +87,7 @@ def _greedy(
     for n in range(steps):
         masked = torch.where(speakable, seen[-1], -torch.inf)
         ids.append(int(bundle.head_ids[int(masked.argmax())]))
-        row = torch.from_numpy(forced_rows(bundle, ids[-1:], n))
+        row = torch.from_numpy(forced_rows(bundle, stretches, ids[-1:], n))
         logits, _, keys, values = step(row[None], integer(len(prefix) + n), p, integer(0), keys, values)
         seen.append(logits)
     return ids, torch.stack(seen).numpy()
@@ -95,14 +96,15 @@ def _greedy(
 def measure(bundle: Bundle, expectation: Expectation, session: Session) -> Comparison:
     """An artifact, as its runtime runs it, against the reference."""
     prefix = prefix_rows(bundle, expectation.prefix)
-    actual, expected = [play(session, prefix, forced_rows(bundle, expectation.forced, 0))], [expectation.logits]
+    rows = forced_rows(bundle, expectation.prefix, expectation.forced)
+    actual, expected = [play(session, prefix, rows)], [expectation.logits]
     if expectation.late is not None:
         position, skip, logits = expectation.late
         count = skip + len(logits)
         if session.max_position is not None and position + count > session.max_position:
             return compare(actual[0], expected[0])
         fed = (expectation.forced * (1 + count // len(expectation.forced)))[:count]
-        actual.append(play_late(session, prefix, forced_rows(bundle, fed, 0), position, skip))
+        actual.append(play_late(session, prefix, forced_rows(bundle, expectation.prefix, fed), position, skip))
         expected.append(logits)
     return compare(np.concatenate(actual), np.concatenate(expected))
 
@@ -116,8 +118,7 @@ def measure_exact(
     """
     reference = checkpoint.reference()
     round_as_half(reference, precisions)
-    prefix = torch.from_numpy(prefix_rows(bundle, expectation.prefix))
-    logits, late = _ask(bundle, reference, prefix, expectation.forced)
+    logits, late = _ask(bundle, reference, expectation.prefix, expectation.forced)
     c = measure(bundle, replace(expectation, logits=logits, late=late), session)
     return Exact(
         psnr_db=c.psnr_db,
@@ -137,7 +138,7 @@ def measure_components(
 ) -> dict[str, ComponentParity]:
     """What rounding each component alone does to the reference's logits."""
     prefix = torch.from_numpy(prefix_rows(bundle, expectation.prefix))
-    rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, expectation.forced, 0))])
+    rows = torch.cat([prefix, torch.from_numpy(forced_rows(bundle, expectation.prefix, expectation.forced))])
 
     def rounded(component: str) -> Floats:
         # In a function of its own: two references of a large model would not fit side by side.

@@ -1,6 +1,7 @@
 """The reference: an uncached, full-sequence, masked forward through transformers' own modeling code."""
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -35,20 +36,39 @@ def config_of(backbone: Backbone) -> PretrainedConfig:
         head_dim=backbone.head_dim,
         intermediate_size=backbone.mlp,
         rms_norm_eps=backbone.norm_eps,
-        rope_parameters={"rope_type": "default", "rope_theta": backbone.rope_theta},
+        rope_parameters=_rope(backbone),
         bos_token_id=None,
         eos_token_id=None,
     )
+
+
+def _rope(backbone: Backbone) -> dict[str, Any]:
+    scaling = backbone.rope_scaling
+    if scaling is None:
+        return {"rope_type": "default", "rope_theta": backbone.rope_theta}
+    stretched = scaling.model_dump(exclude={"original_max_position"})
+    stretched["original_max_position_embeddings"] = scaling.original_max_position
+    return {"rope_type": "llama3", "rope_theta": backbone.rope_theta, **stretched}
 
 
 EMBEDDINGS = ("embed_tokens.weight", "wte.weight", "wpe.weight")
 """Tensors of transformers' backbones that a reference replaces by zeros: rows come in as vectors."""
 
 
-def skeleton(backbone: Backbone) -> nn.Module:
+def skeleton(backbone: Backbone, attention: str = "eager") -> nn.Module:
     """transformers' own backbone, on the meta device: names and shapes without memory."""
     with torch.device("meta"):
-        return AutoModel.from_config(config_of(backbone), attn_implementation="eager")
+        return AutoModel.from_config(config_of(backbone), attn_implementation=attention)
+
+
+def build(backbone: Backbone, tensors: Mapping[str, Tensor], attention: str = "eager") -> nn.Module:
+    """transformers' own backbone over float32 tensors of its own names, its embedding tables one row of zeros."""
+    model = skeleton(backbone, attention).eval()
+    if hasattr(model, "rotary_emb"):  # its buffers are computed, not loaded
+        model.rotary_emb = type(model.rotary_emb)(model.config)
+    zeros = {name: torch.zeros(1, backbone.hidden) for name in EMBEDDINGS if name in model.state_dict()}
+    model.load_state_dict({**tensors, **zeros}, strict=True, assign=True)
+    return model
 
 
 def backbone_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
@@ -60,15 +80,21 @@ def backbone_shapes(backbone: Backbone) -> dict[str, tuple[int, ...]]:
 class Reference:
     """A float32 model under the WAND law, as trained: the one that every artifact is held to."""
 
-    def __init__(self, backbone: Backbone, tensors: Mapping[str, Tensor], head: Tensor, bias: Tensor | None) -> None:
-        """tensors: float32, transformers' names; head: [rows, hidden]; bias: [rows] or None."""
+    def __init__(
+        self,
+        backbone: Backbone,
+        tensors: Mapping[str, Tensor],
+        head: Tensor,
+        bias: Tensor | None,
+        norm: tuple[Tensor, Tensor] | None = None,
+    ) -> None:
+        """tensors: float32, transformers' names; head: [rows, hidden]; bias: [rows] or None.
+
+        norm: weight and bias [hidden] of a second final norm, or None.
+        """
         self.backbone = backbone
-        self.head, self.bias = head, bias
-        self.model = skeleton(backbone).eval()
-        if hasattr(self.model, "rotary_emb"):  # its buffers are computed, not loaded
-            self.model.rotary_emb = type(self.model.rotary_emb)(self.model.config)
-        zeros = {name: torch.zeros(1, backbone.hidden) for name in EMBEDDINGS if name in self.model.state_dict()}
-        self.model.load_state_dict({**tensors, **zeros}, strict=True, assign=True)
+        self.head, self.bias, self.norm = head, bias, norm
+        self.model = build(backbone, tensors)
 
     @torch.no_grad()
     def __call__(
@@ -90,4 +116,6 @@ class Reference:
             use_cache=False,
         )
         hidden = output.last_hidden_state[0]
+        if self.norm is not None:
+            hidden = F.layer_norm(hidden, hidden.shape[-1:], *self.norm, eps=self.backbone.norm_eps)
         return F.linear(hidden, self.head, self.bias), hidden

@@ -2,24 +2,33 @@
 
 import os
 import wave
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from wand_export.errors import BundleError, InputError, WandError
 from wand_export.host.sampling import noise
-from wand_export.host.session import AudioSession
+from wand_export.host.session import AudioGraphSession, AudioSession
 from wand_export.spec.manifest import Audio
 
 OUTSIDE = -1
 """The code that stands for "outside the utterance" in the context of a chunk."""
 
 Floats = npt.NDArray[np.float32]
+
+
+def code_of(audio: Audio, token: int) -> int:
+    """The audio code of a generated id that is not silent. Raises BundleError if it is none."""
+    code = token - audio.first_id
+    if not 0 <= code < audio.codes:
+        fix = "its recipe's head should keep audio codes, silent ids and stops alone"
+        raise BundleError("manifest.json", f"generated id {token} is no audio code", fix)
+    return code
 
 
 class AudioStream:
@@ -38,18 +47,14 @@ class AudioStream:
         self._fed = self._made = 0
         self._phase = 0.0
 
-    def feed(self, token: int) -> Floats:
+    def feed(self, token: int, hidden: Floats | None = None) -> Floats:
         """The samples, float32 [n], that token id `token` completes: those of one chunk, or none.
 
         Raises BundleError for an id that is neither an audio code nor silent.
         """
         if self._audio.is_silent(token):
             return np.empty(0, np.float32)
-        code = token - self._audio.first_id
-        if not 0 <= code < self._audio.codes:
-            fix = "its recipe's head should keep audio codes, silent ids and stops alone"
-            raise BundleError("manifest.json", f"generated id {token} is no audio code", fix)
-        self._codes.append(code)
+        self._codes.append(code_of(self._audio, token))
         self._fed += 1
         if len(self._codes) < self._decoder.chunk + 2 * self._decoder.context:
             return np.empty(0, np.float32)
@@ -78,6 +83,57 @@ class AudioStream:
             )
         del self._codes[: decoder.chunk]
         self._made += decoder.chunk
+        return samples
+
+
+class GraphStream:
+    """One utterance's token ids and hidden vectors, gathered, and at its end as samples."""
+
+    def __init__(
+        self,
+        session: AudioGraphSession,
+        audio: Audio,
+        speaker: Sequence[int],
+        tensors: Mapping[str, npt.NDArray[Any]],
+    ) -> None:
+        """speaker: the voice's globals; tensors: the voice's own.
+
+        Raises ValueError if `audio` describes no graph, InputError if the voice lacks a tensor that it takes.
+        """
+        if audio.graph is None:
+            raise ValueError("a stream needs an audio graph")
+        self._session, self._audio, self._graph = session, audio, audio.graph
+        self._fixed: dict[str, npt.NDArray[Any]] = {"globals": np.array(speaker)}
+        for wanted in self._graph.inputs:
+            if wanted.source == "voice":
+                if wanted.tensor is None or wanted.tensor not in tensors:
+                    fix = "wand export --voice brings one along"
+                    raise InputError("audio decoder", f"it needs a voice with tensor {wanted.tensor!r}", fix)
+                self._fixed[wanted.name] = tensors[wanted.tensor]
+        self._codes: list[int] = []
+        self._hidden: list[Floats] = []
+
+    def feed(self, token: int, hidden: Floats) -> Floats:
+        """No samples yet. Raises BundleError for an id that is neither an audio code nor silent."""
+        if not self._audio.is_silent(token):
+            self._codes.append(code_of(self._audio, token))
+            self._hidden.append(hidden)
+        return np.empty(0, np.float32)
+
+    def finish(self) -> Floats:
+        """The samples of the utterance, float32 [n]."""
+        if not self._codes:
+            return np.empty(0, np.float32)
+        made = {"codes": np.array(self._codes), "hidden": np.array(self._hidden)}
+        feeds = {}
+        for wanted in self._graph.inputs:
+            value = self._fixed[wanted.name] if wanted.source == "voice" else {**self._fixed, **made}[wanted.source]
+            # Declared shapes may hold dimensions of one in front.
+            shape = (1,) * (len(wanted.shape) - value.ndim) + value.shape
+            feeds[wanted.name] = value.astype(wanted.dtype).reshape(shape)
+        samples = self._session.decode(feeds)
+        if not np.isfinite(samples).all():
+            raise WandError("audio decoder", "NaN or infinity in its samples", "run wand verify on the bundle")
         return samples
 
 

@@ -14,13 +14,15 @@ from safetensors import SafetensorError, safe_open
 from wand_export.errors import BundleError, InputError
 from wand_export.spec.manifest import SCHEMA_VERSION, Artifact, Manifest
 from wand_export.spec.schema import explain
+from wand_export.spec.voice import VOICE_FILE
 
 if TYPE_CHECKING:
-    from wand_export.host.session import AudioSession, Session
+    from wand_export.host.session import AudioGraphSession, AudioSession, Session
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
 EMBEDDINGS = "embeddings.safetensors"
+VOICES_FOLDER = "voices"
 _AGAIN = "copy or export the bundle again"
 
 
@@ -85,6 +87,15 @@ class Bundle:
             raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
         session: AudioSession = _runtime(artifact).open_audio(self.path / artifact.audio_decoder, threads)
         return session
+
+    def open_audio_graph(self, target: str | None = None, threads: int | None = None) -> "AudioGraphSession":
+        """The family's own audio decoder, for whole utterances. Raises BundleError if the bundle has none."""
+        from wand_export.host.runtimes.onnx import OnnxAudioGraph
+
+        artifact = self.manifest.artifacts[self.resolve(target)]
+        if artifact.audio_decoder is None or self.manifest.audio.graph is None:
+            raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
+        return OnnxAudioGraph(self.path / artifact.audio_decoder, self.manifest.audio.graph, threads)
 
     def embed(self, table: str, ids: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """Rows of a table, float32 [n, D], for ids [n]; with learned positions [n] added where they are given.
@@ -167,6 +178,9 @@ def read_manifest(folder: Path) -> Manifest:
         for name in (*artifact.files, artifact.audio_decoder, artifact.twin):
             if name is not None and name not in manifest.files:
                 raise BundleError(file, f"{name} is not among its files", _AGAIN)
+    for voice in manifest.voices:
+        if f"{VOICES_FOLDER}/{voice}/{VOICE_FILE}" not in manifest.files:
+            raise BundleError(file, f"voice {voice!r} is not among its files", _AGAIN)
     for name in manifest.files:
         _check_inside(file, name)
     return manifest

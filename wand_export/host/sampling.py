@@ -72,10 +72,11 @@ class Sampler:
     ) -> int:
         """The next token id, given logits [V] of the token ids [V].
 
-        banned: ids that cannot be picked; recent: ids picked so far, the newest last. Temperature 0 picks the
+        banned: ids that cannot be picked; recent: ids picked so far, the newest last. The repetition penalty is that
+        of CTRL (arXiv 1909.05858) as transformers has it: once for each id that was said. Temperature 0 picks the
         largest logit, the lowest id of equals, and draws nothing. Otherwise a pick that is among the last
-        repeat_window ids is masked and drawn again from all that is left, as CosyVoice 2 does (after repetition
-        aware sampling, VALL-E 2, arXiv 2406.05370). Raises ValueError if everything is banned.
+        repeat_window ids is masked and drawn again from all that is left (after repetition aware sampling, VALL-E 2,
+        arXiv 2406.05370). Raises ValueError if everything is banned.
         """
         settings = self.settings
         allowed = ~np.isin(ids, list(banned))
@@ -83,30 +84,43 @@ class Sampler:
         scores = logits[allowed].astype(np.float64)
         if not len(ids):
             raise ValueError("every token is banned")
+        if settings.repetition_penalty != 1:
+            said = np.isin(ids, [*settings.repetition_ids, *recent[-settings.repetition_range :]])
+            penalty = settings.repetition_penalty
+            scores = np.where(said, np.where(scores < 0, scores * penalty, scores / penalty), scores)
         if settings.temperature == 0:
             return int(ids[scores == scores.max()].min())
         scores /= settings.temperature
-        picked = self._draw(ids, scores, settings.top_k, settings.top_p)
+        picked = self._draw(ids, scores, settings)
         window = settings.repeat_window
         if window and picked in recent[-window:] and len(ids) > 1:
             left = ids != picked
-            picked = self._draw(ids[left], scores[left], 0, 1.0)
+            uncut = settings.model_copy(update={"top_k": 0, "top_p": 1.0, "min_p": 0.0})
+            picked = self._draw(ids[left], scores[left], uncut)
         return picked
 
-    def _draw(self, ids: npt.NDArray[np.int64], scores: Floats64, top_k: int, top_p: float) -> int:
-        """An id drawn from the softmax of scores, cut to the top_k largest (0: all) and then to top_p."""
+    def _draw(self, ids: npt.NDArray[np.int64], scores: Floats64, settings: Settings) -> int:
+        """An id drawn from the softmax of scores, cut by top_k, then top_p, then min_p."""
+        top_k = settings.top_k
+        everything = np.exp(scores - scores.max()).cumsum()[-1] if settings.top_p_of == "all" else None
         if 0 < top_k < len(ids):
             # Sorting a head of 65,000 rows would take 10 ms. Ties at the cut stay until the ids have ordered them.
             kept = scores >= np.partition(scores, -top_k)[-top_k]
             ids, scores = ids[kept], scores[kept]
         order = np.lexsort((ids, -scores))[: top_k or None]
-        return int(ids[order[self._row(scores[order], top_p)]])
+        return int(ids[order[self._row(scores[order], settings, everything)]])
 
-    def _row(self, scores: Floats64, top_p: float) -> int:
-        """A row of scores, sorted downwards, drawn from the softmax of the first rows that reach top_p."""
-        sums = np.cumsum(np.exp(scores - scores[0]))
-        if top_p < 1:
-            sums = sums[: np.searchsorted(sums, top_p * sums[-1]) + 1]
+    def _row(self, scores: Floats64, settings: Settings, everything: float | None) -> int:
+        """A row of scores, sorted downwards, drawn from the softmax of those that top_p and min_p keep.
+
+        everything: what the probabilities that top_p counts are fractions of; None for the sum over these rows.
+        """
+        weights = np.exp(scores - scores[0])
+        sums = np.cumsum(weights)
+        if settings.top_p < 1:
+            sums = sums[: np.searchsorted(sums, settings.top_p * (everything or sums[-1])) + 1]
+        if settings.min_p > 0:
+            sums = sums[: np.count_nonzero(weights >= settings.min_p)]
         row = np.searchsorted(sums, self._random.uniform() * sums[-1], side="right")
         return min(int(row), len(sums) - 1)
 
@@ -116,7 +130,7 @@ class StopRule:
 
     def __init__(self, stop: Stop, text_tokens: int) -> None:
         self.ids = frozenset(stop.ids)
-        self.minimum = int(stop.min_per_text * text_tokens)
+        self.minimum = max(stop.min_tokens, int(stop.min_per_text * text_tokens))
         self.maximum = stop.max_tokens
         if stop.max_per_text is not None:
             self.maximum = min(self.maximum, max(1, int(stop.max_per_text * text_tokens)))

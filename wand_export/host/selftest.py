@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from wand_export.errors import BundleError
 from wand_export.host.bundle import Bundle
-from wand_export.host.prompt import rows_of
+from wand_export.host.prompt import first_position, rows_of
 from wand_export.host.session import Floats, Session
 from wand_export.spec.schema import explain
 from wand_export.spec.selftest import SelfTest, Stretch
@@ -39,11 +39,13 @@ def prefix_rows(bundle: Bundle, prefix: Sequence[Stretch]) -> Floats:
     return rows_of(bundle, [(stretch.table, stretch.ids) for stretch in prefix])
 
 
-def forced_rows(bundle: Bundle, ids: Sequence[int], first_position: int) -> Floats:
-    """Rows float32 [n, D] of generated tokens whose learned positions, if any, start at first_position."""
+def forced_rows(bundle: Bundle, prefix: Sequence[Stretch], ids: Sequence[int], skip: int = 0) -> Floats:
+    """Rows float32 [n, D] of generated tokens behind a golden prefix and `skip` tokens before them."""
     table = bundle.manifest.speech_table
-    positions = range(first_position, first_position + len(ids)) if bundle.manifest.tables[table].positions else None
-    return bundle.embed(table, ids, positions)
+    if bundle.manifest.tables[table].positions is None:
+        return bundle.embed(table, ids)
+    first = first_position(bundle.manifest, [(stretch.table, stretch.ids) for stretch in prefix]) + skip
+    return bundle.embed(table, ids, range(first, first + len(ids)))
 
 
 def play(session: Session, prefix: Floats, forced: Floats) -> Floats:
@@ -127,7 +129,7 @@ def run_selftest(bundle: Bundle, target: str, session: Session) -> Outcome:
     differences, agreed = [], []
     for request in test.requests:
         prefix = prefix_rows(bundle, request.prefix)
-        logits = play(session, prefix, forced_rows(bundle, request.forced, 0))
+        logits = play(session, prefix, forced_rows(bundle, request.prefix, request.forced))
         for expected in request.expected:
             rows = [row for row, _ in expected.top]
             values = np.array([value for _, value in expected.top])

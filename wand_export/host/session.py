@@ -1,9 +1,10 @@
 """A session: one decoder, loaded and ready to step. What every runtime's Session shares, and refuses."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from types import TracebackType
-from typing import ClassVar, Literal, Self
+from typing import Any, ClassVar, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
@@ -36,11 +37,17 @@ class Session(ABC):
         self.name = name
         self.layout = Layout(manifest.kv_cache.prefix_capacity, manifest.kv_cache.window)
         self.hidden = manifest.model.hidden
-        limits = [limit for limit in (manifest.model.max_position, artifact.max_position) if limit is not None]
-        self.max_position = min(limits, default=None)
+        self._limits = manifest.model.max_position, artifact.max_position
         self.chunk = artifact.prefill_chunk
         self.position = 0
         self.prefix_len = 0
+
+    @property
+    def max_position(self) -> int | None:
+        """The positions that it serves; learned ones count from the prefix's end, where the session is now."""
+        learned, absolute = self._limits
+        limits = [absolute, None if learned is None else learned + self.prefix_len]
+        return min((limit for limit in limits if limit is not None), default=None)
 
     def prefill(self, embeds: Floats) -> StepOutput:
         """Start a request with the prefix rows float32 [n, D], 1 <= n <= P; the output is that of the last row.
@@ -116,3 +123,11 @@ class AudioSession(ABC):
         phase, in cycles, is that of the voice at the chunk's first sample. Returns the chunk's samples, float32
         [chunk * samples_per_token], and the phase at its end.
         """
+
+
+class AudioGraphSession(ABC):
+    """A family's own audio decoder: one whole utterance a call."""
+
+    @abstractmethod
+    def decode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        """Samples, float32 [n], of the inputs that the manifest's audio.graph describes, by their names."""

@@ -7,11 +7,12 @@ from time import perf_counter
 import numpy as np
 
 from wand_export.errors import InputError, WandError
-from wand_export.host.audio import AudioStream
+from wand_export.host.audio import AudioStream, GraphStream
 from wand_export.host.bundle import Bundle
-from wand_export.host.prompt import Inputs, first_position, load_text, prefix_rows, stretches
+from wand_export.host.prompt import Inputs, first_position, load_text, rows_of, stretches
 from wand_export.host.sampling import Sampler, StopRule
-from wand_export.host.session import AudioSession, Floats, Session
+from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session
+from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
 
 _SILENCE = np.empty(0, np.float32)
@@ -23,15 +24,16 @@ def tokens(
     """Generate one utterance: (token id, the hidden float32 [D] that it was picked from), one after another.
 
     settings None takes the manifest's. The generator's value tells whether a stop token, which is not yielded,
-    ended it, rather than the limit of the stop rule. Raises InputError as prefix_rows() does, and where the
+    ended it, rather than the limit of the stop rule. Raises InputError as stretches() does, and where the
     utterance runs beyond the model's positions.
     """
     manifest = bundle.manifest
     sampler = Sampler(settings or manifest.sampler, seed)
     stop = StopRule(manifest.stop, len(inputs.get("text", ())))
     learned = manifest.tables[manifest.speech_table].positions is not None
-    position = first_position(manifest, inputs)
-    output = session.prefill(prefix_rows(bundle, inputs))
+    prefix = stretches(manifest, inputs)
+    position = first_position(manifest, prefix)
+    output = session.prefill(rows_of(bundle, prefix))
     generated: list[int] = []
     while True:
         if not np.isfinite(output.logits).all():
@@ -55,12 +57,13 @@ class Piece:
     """What one step of a Speaker made, and the seconds that it took.
 
     sentence counts from 0; token is None at a sentence's end, where `stopped` tells whether a stop token ended it;
-    samples float32 [n], n often 0.
+    hidden float32 [D] that the token was picked from; samples float32 [n], n often 0.
     """
 
     sentence: int
     token: int | None
     stopped: bool
+    hidden: Floats
     samples: Floats
     lm_seconds: float
     audio_seconds: float
@@ -69,8 +72,14 @@ class Piece:
 class Speaker:
     """Speaks texts over one session, in constant memory; without an audio session it makes tokens only."""
 
-    def __init__(self, bundle: Bundle, session: Session, audio: AudioSession | None) -> None:
-        self.bundle, self.session, self.audio = bundle, session, audio
+    def __init__(
+        self,
+        bundle: Bundle,
+        session: Session,
+        audio: AudioSession | AudioGraphSession | None,
+        voice: Voice | None = None,
+    ) -> None:
+        self.bundle, self.session, self.audio, self.voice = bundle, session, audio, voice
         self.text = load_text(bundle)
 
     def plan(self, text: str) -> list[Inputs]:
@@ -82,7 +91,11 @@ class Speaker:
         for sentence in self.text.sentences(text):
             shown = sentence if len(sentence) <= 60 else sentence[:57] + "..."
             try:
-                inputs = {"text": self.text.ids(sentence)}
+                inputs = (
+                    self.voice.inputs(self.bundle.manifest, self.text, sentence)
+                    if self.voice
+                    else {"text": self.text.ids(sentence)}
+                )
                 stretches(self.bundle.manifest, inputs)
             except InputError as error:
                 raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
@@ -99,18 +112,25 @@ class Speaker:
         A chunk's samples come as soon as the tokens of its context exist. Raises InputError as tokens() does.
         """
         for sentence, inputs in enumerate(plan):
-            stream = AudioStream(self.audio, self.bundle.manifest.audio, seed + sentence) if self.audio else None
+            stream = self._stream(seed + sentence)
             generation = tokens(self.bundle, self.session, inputs, seed + sentence)
             token: int | None = 0
             while token is not None:
-                stopped = False
+                stopped, hidden = False, _SILENCE
                 start = perf_counter()
                 try:
-                    token, _ = next(generation)
+                    token, hidden = next(generation)
                 except StopIteration as end:
                     token, stopped = None, end.value
                 between = perf_counter()
                 samples = _SILENCE
                 if stream:
-                    samples = stream.finish() if token is None else stream.feed(token)
-                yield Piece(sentence, token, stopped, samples, between - start, perf_counter() - between)
+                    samples = stream.finish() if token is None else stream.feed(token, hidden)
+                yield Piece(sentence, token, stopped, hidden, samples, between - start, perf_counter() - between)
+
+    def _stream(self, seed: int) -> AudioStream | GraphStream | None:
+        audio = self.bundle.manifest.audio
+        if isinstance(self.audio, AudioGraphSession):
+            voice = self.voice
+            return GraphStream(self.audio, audio, voice.file.globals if voice else [], voice.tensors if voice else {})
+        return AudioStream(self.audio, audio, seed) if self.audio else None

@@ -4,7 +4,9 @@
 {"mr": "mister"}; ones, tens, scales and point (the words of numbers); currencies {"$": "dollars"}; graphemes
 {"sh": phonemes} for words that the lexicon lacks, the longest match first, and the phonemes that are vowels (the
 first of them takes the stress); punctuation (characters that are spoken as pauses); max_words (longer sentences are
-spoken in parts); symbols {phoneme character: token id}. `lexicon.tsv` holds a word, a tab and its phonemes a line.
+spoken in parts); symbols {phoneme character: token id}; boundaries, the ids of the first, second, ... space between
+words, the last one serving all further ones (empty: spaces are a symbol like any other). `lexicon.tsv` holds a word, a
+tab and its phonemes a line.
 """
 
 import json
@@ -41,6 +43,7 @@ class Frontend:
     punctuation: str
     max_words: int
     symbols: dict[str, int]
+    boundaries: list[int]
     lexicon: dict[str, str]
 
     @classmethod
@@ -58,7 +61,21 @@ class Frontend:
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a sentence. Raises TextError if a character cannot be said, or nothing is left to say."""
-        return [self.symbols[symbol] for symbol in self.phonemes(text)]
+        return self.encode(self.phonemes(text))
+
+    def encode(self, phonemes: str) -> list[int]:
+        """Token ids of a string of phonemes, one for each character.
+
+        Numbered word boundaries tell a model where it is in a text that says the same thing twice.
+        """
+        found, spaces = [], 0
+        for symbol in phonemes:
+            if symbol == " " and self.boundaries:
+                found.append(self.boundaries[min(spaces, len(self.boundaries) - 1)])
+                spaces += 1
+            else:
+                found.append(self.symbols[symbol])
+        return found
 
     def phonemes(self, text: str) -> str:
         """The sentence as phonemes: words apart by one space, punctuation behind its word, a pause at the end."""

@@ -2,7 +2,9 @@
 
 from typing import Literal
 
-from wand_export.spec.recipe import Licence, PrefixPart, Sampler, Stop, Text
+from pydantic import Field
+
+from wand_export.spec.recipe import AudioGraph, Licence, PrefixPart, Sampler, Stop, Text
 from wand_export.spec.schema import Schema
 from wand_export.spec.target import Precisions, Runtime, Thresholds
 
@@ -19,7 +21,7 @@ class Source(Schema):
 
 
 class Model(Schema):
-    """Sizes of the decoder; max_position is null where nothing limits the position."""
+    """Sizes of the decoder; max_position counts learned positions of generated tokens, null where there are none."""
 
     kind: str
     layers: int
@@ -67,7 +69,7 @@ class AudioDecoder(Schema):
 
 
 class Audio(Schema):
-    """What generated tokens mean; `decoder` is null where the bundle cannot make samples.
+    """What generated tokens mean. `decoder` describes one that works in chunks, `graph` one for whole utterances.
 
     Ids first_id .. first_id + codes - 1 are audio codes, token_rate of them a second; those in the [first, last]
     ranges of `silent` carry no sound, about silent_rate of them a second.
@@ -80,6 +82,7 @@ class Audio(Schema):
     silent: list[tuple[int, int]]
     silent_rate: float
     decoder: AudioDecoder | None
+    graph: AudioGraph | None = None
 
     @property
     def step_rate(self) -> float:
@@ -151,7 +154,11 @@ class Artifact(Schema):
 
 
 class Manifest(Schema):
-    """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS."""
+    """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS.
+
+    voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; a part of the
+    prefix holds no literal any more.
+    """
 
     schema_version: Literal[1]
     wand_export: str
@@ -165,6 +172,9 @@ class Manifest(Schema):
     speech_table: str
     head: Head
     prefix: list[PrefixPart]
+    skipped_positions: int = 0
+    refused: dict[str, str] = Field({})
+    voices: list[str] = Field([])
     stop: Stop
     sampler: Sampler
     text: Text

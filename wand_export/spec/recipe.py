@@ -14,6 +14,20 @@ class Licence(Schema):
     weights: str
     obligations: str
 
+    @property
+    def non_commercial(self) -> bool:
+        """Whether the licence says that it excludes commercial use."""
+        return "-NC" in self.weights or "non-commercial" in self.weights.lower()
+
+
+class RopeScaling(Schema):
+    """Rotary frequencies stretched as Llama 3.1 does: rope_type "llama3" of transformers."""
+
+    factor: float = Field(ge=1)
+    low_freq_factor: float = Field(gt=0)
+    high_freq_factor: float = Field(gt=0)
+    original_max_position: PositiveInt = Field(description="positions that the model was first trained on")
+
 
 class Backbone(Schema):
     """The transformer, in the terms of transformers' own configurations."""
@@ -27,6 +41,7 @@ class Backbone(Schema):
     mlp: PositiveInt
     norm_eps: float = 1e-6
     rope_theta: float = 10000.0
+    rope_scaling: RopeScaling | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Self:
@@ -37,15 +52,28 @@ class Backbone(Schema):
         return self
 
 
+class OtherFamily(Schema):
+    """A family that looks like this one and is not: recognized by the tensors that it has and lacks."""
+
+    name: str
+    has: list[str] = Field([], description="all of these are there")
+    lacks: list[str] = Field([], description="none of these is there")
+    why: str = Field(description="what differs, for the user who mixed them up")
+
+
 class CheckpointFiles(Schema):
     """Which files of a checkpoint are read, and where its tensors sit in them."""
 
-    weights: list[str] = Field(min_length=1, description="file names or globs (shards); the first that matches is read")
+    weights: list[str] = Field(
+        min_length=1, description="file names, globs, or an index of shards (*.index.json); the first there is read"
+    )
     config: str | None = Field(None, description="a transformers config.json whose sizes replace those of [backbone]")
+    sizes_from_tensors: bool = Field(False, description="gpt2 only: layers, hidden, heads and mlp from the tensors")
     nested: str | None = Field(None, description="key under which a .pt file may hold the state dict")
     entries: list[str] = Field([], description="names of entries that are not weights, and may be present")
     backbone: str = Field(description="what stands before transformers' own names of the backbone's tensors")
     ignore: list[str] = Field([], description="globs of tensors that are dropped on purpose")
+    others: list[OtherFamily] = Field([], description="families that are refused by name")
 
 
 class Table(Schema):
@@ -53,6 +81,7 @@ class Table(Schema):
 
     tensor: str
     rows: PositiveInt
+    more_rows: bool = Field(False, description="a checkpoint may hold more rows than `rows`; all of them are kept")
     positions: str | None = Field(None, description="table of learned positions that are added to the rows")
 
 
@@ -60,9 +89,14 @@ class Head(Schema):
     """The output projection, cut to the rows that can be wanted."""
 
     weight: str
+    tied: str | None = Field(
+        None, description="tensor that is the head where `weight` is absent, or where the configuration ties them"
+    )
     bias: str | None = None
+    norm: str | None = Field(None, description="a second final norm before the head: its tensors' name up to .weight")
     rows: PositiveInt = Field(description="rows of the tensor in the checkpoint")
-    wanted: list[tuple[int, int]] = Field(min_length=1, description="[first, last] id ranges that are kept")
+    more_rows: bool = Field(False, description="as for tables")
+    wanted: list[tuple[int, int]] = Field([], description="[first, last] id ranges that are kept; none: every row")
 
     @model_validator(mode="after")
     def _in_range(self) -> Self:
@@ -71,40 +105,70 @@ class Head(Schema):
                 raise ValueError(f"wanted range [{first}, {last}] does not lie in the {self.rows} rows")
         return self
 
+    @property
+    def ranges(self) -> list[tuple[int, int]]:
+        """The kept [first, last] id ranges, in order."""
+        return self.wanted or [(0, self.rows - 1)]
+
     def ids(self) -> list[int]:
         """The token id of each kept row, in order."""
-        return [i for first, last in self.wanted for i in range(first, last + 1)]
+        return [i for first, last in self.ranges for i in range(first, last + 1)]
+
+
+Input = Literal["text", "prompt_text", "prompt_tokens", "globals", "latents"]
+"""What a request brings along; all but the text come from a voice. Latents are float rows, the others ids."""
 
 
 class PrefixPart(Schema):
-    """One stretch of the prefix: fixed ids, or the ids of an input, looked up in a table."""
+    """One stretch of the prefix: fixed ids, a fixed string, or an input, looked up in a table."""
 
-    table: str
+    table: str | None = Field(None, description="latents need none: they are rows already")
     ids: list[int] | None = None
-    input: Literal["text", "prompt_text", "prompt_tokens"] | None = None
+    literal: str | None = Field(None, description="a string for the tokenizer; an export replaces it by its ids")
+    input: Input | None = None
+    offset: int = Field(0, ge=0, description="added to each id of the input: where the codec's code 0 lies")
+    codes: PositiveInt | None = Field(None, description="ids of the input lie below this, before the offset")
+    length: PositiveInt | None = Field(None, description="the input is required, and has this many ids or rows")
+    given: Input | None = Field(None, description="left out of a request that lacks this input")
 
     @model_validator(mode="after")
     def _one_source(self) -> Self:
-        if (self.ids is None) == (self.input is None):
-            raise ValueError("give either ids or input")
+        if sum(source is not None for source in (self.ids, self.literal, self.input)) != 1:
+            raise ValueError("give one of ids, literal and input")
+        if (self.table is None) != (self.input == "latents"):
+            raise ValueError("every part but latents names a table")
+        if self.input == "latents" and self.length is None:
+            raise ValueError("latents need a length")
         return self
 
 
 class Stop(Schema):
-    """When generation ends: at one of `ids`, barred before min_per_text x text tokens."""
+    """When generation ends: at one of `ids`, barred before min_tokens and before min_per_text x text tokens."""
 
     ids: list[int] = Field(min_length=1)
+    tokens: list[str] = Field([], description="further stops by their strings; an export adds their ids to `ids`")
+    min_tokens: int = Field(0, ge=0)
     min_per_text: float = 0.0
     max_per_text: float | None = None
     max_tokens: PositiveInt
 
 
 class Sampler(Schema):
-    """How a token is picked. Applied in this order: temperature, top_k, top_p, draw, repetition redraw."""
+    """How a token is picked.
 
+    Applied in this order: repetition penalty, temperature, top_k, top_p, min_p, draw, repetition redraw.
+    """
+
+    repetition_penalty: float = Field(
+        1.0, gt=0, description="logits of ids said before are divided by it where positive, else multiplied"
+    )
+    repetition_range: int = Field(0, ge=0, description="only the last N generated ids count as said; 0 counts all")
+    repetition_ids: list[int] = Field([], description="ids that always count as said")
     temperature: float = Field(1.0, ge=0.0, description="0 picks the largest logit")
     top_k: int = Field(0, ge=0, description="0 keeps all")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="the token that crosses top_p is kept")
+    top_p_of: Literal["top_k", "all"] = Field("top_k", description="the tokens whose probabilities sum to one for it")
+    min_p: float = Field(0.0, ge=0.0, lt=1.0, description="keeps tokens at least this fraction as likely as the best")
     repeat_window: int = Field(0, ge=0, description="a pick seen in the last N tokens is masked and redrawn from all")
 
 
@@ -112,8 +176,50 @@ class Text(Schema):
     """How text becomes token ids."""
 
     kind: Literal["lexicon", "tokenizer"]
-    files: list[str] = Field(min_length=1, description="looked for beside the checkpoint, then beside the recipe")
+    files: list[str] = Field(
+        min_length=1,
+        description="looked for beside the checkpoint, then beside the recipe. For a tokenizer: tokenizer.json, a "
+        "SentencePiece .model, or vocab.json with what transformers reads beside it",
+    )
     sample: str = Field(description="a sentence that parity is measured on")
+    template: str = Field("{text}", description="how a voice's {prompt_text} and the {text} are read as one string")
+    added_tokens: list[str] = Field([], description="special tokens that the family's code adds, in its order")
+    tokens: dict[str, int] = Field({}, description="ids that this recipe relies on, compared with the tokenizer's")
+    uppercase: bool = Field(False, description="text is read in capital letters")
+    unsupported: str | None = Field(None, description="regular expression of characters that are refused")
+    expects: str | None = Field(None, description="what a text must be where it is not ordinary writing")
+
+
+class AudioInput(Schema):
+    """One input of a family's audio decoder, and where it comes from."""
+
+    name: str
+    source: Literal["codes", "hidden", "globals", "voice"] = Field(
+        description="generated codes; the vectors that they were picked from; a tensor of the voice"
+    )
+    dtype: Literal["int32", "int64", "float32"]
+    shape: list[int | str] = Field(description="strings are free dimensions")
+    tensor: str | None = Field(None, description="for source voice: its name in the voice's latents.safetensors")
+
+
+class AudioGraph(Schema):
+    """An ONNX audio decoder that speaks a whole utterance at once: what it takes, and its samples.
+
+    Its first output, float32, holds the utterance's samples in [-1, 1] in its last dimension, the others being 1.
+    """
+
+    inputs: list[AudioInput] = Field(min_length=1)
+
+
+class PublishedKV(Schema):
+    """A KV cache figure that the method's authors printed, and the lengths at which the formula gives it."""
+
+    prefix_len: PositiveInt
+    generated: PositiveInt
+    dtype: Literal["float32", "float16"]
+    full_megabytes: float
+    wand_megabytes: float
+    note: str
 
 
 class Audio(Schema):
@@ -128,6 +234,7 @@ class Audio(Schema):
     )
     silent_rate: float = Field(0.0, ge=0, description="about how many of them come with a second of audio")
     vocoder: str | None = Field(None, description="folder with vocoder.json and vocoder.safetensors")
+    graph: AudioGraph | None = Field(None, description="what --audio-decoder must look like")
 
 
 class Recipe(Schema):
@@ -149,20 +256,34 @@ class Recipe(Schema):
     audio: Audio
     window: PositiveInt = Field(description="W that the method's authors or this family's tuning used")
     prefix_capacity: PositiveInt = Field(description="P where the user names none")
+    skipped_positions: int = Field(
+        0, ge=0, description="learned positions left out between the prefix and the first generated token"
+    )
+    refused: dict[str, str] = Field({}, description="modes of the family that do not fit a window, and why")
+    published_kv: PublishedKV | None = None
 
     @model_validator(mode="after")
-    def _tables_exist(self) -> Self:
-        used = [part.table for part in self.prefix] + [self.speech_table]
+    def _consistent(self) -> Self:
+        used = [part.table for part in self.prefix if part.table] + [self.speech_table]
         used += [table.positions for table in self.tables.values() if table.positions]
         for name in used:
             if name not in self.tables:
                 raise ValueError(f"table {name!r} is not among [tables]: {', '.join(self.tables)}")
         for part in self.prefix:
+            rows = self.tables[part.table].rows if part.table else 0
             for i in part.ids or []:
-                if not 0 <= i < self.tables[part.table].rows:
+                if not 0 <= i < rows:
                     raise ValueError(f"prefix id {i} does not lie in table {part.table!r}")
-        if self.backbone.kind == "gpt2" and self.tables[self.speech_table].positions is None:
-            raise ValueError(f"backbone gpt2 needs learned positions for table {self.speech_table!r}")
+            if part.codes and part.offset + part.codes > rows:
+                raise ValueError(f"codes of prefix input {part.input!r} do not lie in table {part.table!r}")
+        if self.backbone.kind == "gpt2":
+            positions = self.tables[self.speech_table].positions
+            if positions is None:
+                raise ValueError(f"backbone gpt2 needs learned positions for table {self.speech_table!r}")
+            if self.stop.max_tokens + self.skipped_positions >= self.tables[positions].rows:
+                raise ValueError(f"stop.max_tokens {self.stop.max_tokens} do not fit table {positions!r}")
+        elif self.checkpoint.sizes_from_tensors or self.head.norm:
+            raise ValueError("sizes_from_tensors and head.norm are for backbone gpt2")
         return self
 
 

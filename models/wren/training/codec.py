@@ -168,14 +168,14 @@ def save(state: Path) -> None:
 @torch.no_grad()
 def tokens(corpus: Path, out: Path) -> None:
     """Write tokens int32 [N], offsets int64 [U + 1], prefix_len int32 [U], and for each token of an utterance the
-    prefix position of the phoneme being spoken, `aligned` int32 [N] (-1 in the prefix).
+    prefix position of the phoneme that comes next, `upcoming` int32 [N] (BEGIN's behind the last, -1 in the prefix).
 
     An utterance is its phonemes, BEGIN, each phoneme once more followed by its codes, END.
     """
     encoder = load_encoder()
-    symbols = Frontend.load(VOICE / "text").symbols
-    of_teacher = {number: symbols[character] for character, number in Hibari().vocab.items() if character in symbols}
-    stream, aligned, prefix_len, lengths, texts = [], [], [], [], []
+    frontend = Frontend.load(VOICE / "text")
+    of_teacher = {number: character for character, number in Hibari().vocab.items()}
+    stream, upcoming, prefix_len, lengths, texts = [], [], [], [], []
     for file in shards(corpus):
         shard = np.load(file)
         mels = np.split(shard["mel"], np.cumsum(shard["mel_len"])[:-1])
@@ -187,26 +187,26 @@ def tokens(corpus: Path, out: Path) -> None:
             phoneme = np.repeat(np.arange(len(dur)), dur)[: len(codes)]
             lead = max(0, int(dur[0]) - QUIET)
             tail = len(codes) - max(0, int(dur[-1]) - 1) - max(0, int(dur[-2]) - QUIET)
-            prefix = [of_teacher[i] for i in ids[1:-1].tolist()]
+            prefix = frontend.encode("".join(of_teacher[i] for i in ids[1:-1].tolist()))
             row, places = [*prefix, BEGIN], [-1] * len(prefix) + [0]
             spoken = 0
             for code, place in zip(codes[lead:tail].tolist(), (phoneme[lead:tail] - 1).tolist(), strict=True):
                 while spoken <= min(place, len(prefix) - 1):
                     row.append(prefix[spoken])
-                    places.append(spoken)
                     spoken += 1
+                    places.append(spoken)
                 row.append(code)
-                places.append(max(0, spoken - 1))
+                places.append(spoken)
             row.append(END)
             stream += row
-            aligned += [*places, -1]
+            upcoming += [*places, -1]
             prefix_len.append(len(prefix) + 1)
             lengths.append(len(row))
             texts.append(text)
     save_file(
         {
             "tokens": torch.tensor(stream, dtype=torch.int32),
-            "aligned": torch.tensor(aligned, dtype=torch.int32),
+            "upcoming": torch.tensor(upcoming, dtype=torch.int32),
             "offsets": torch.tensor([0, *np.cumsum(lengths)], dtype=torch.int64),
             "prefix_len": torch.tensor(prefix_len, dtype=torch.int32),
         },

@@ -14,6 +14,8 @@ import wordfreq
 from hibari import Hibari
 
 FIRST_SYMBOL = 1026
+FIRST_BOUNDARY, BOUNDARIES = 1079, 26
+"""Ids of the spaces between words, by their number: no utterance of the corpus has more."""
 PUNCTUATION = ".,!?;:"
 REPLACE = [
     ["\u2019", "'"], ["\u2018", "'"], ["\u201c", ""], ["\u201d", ""], ['"', ""], ["\u2026", "..."],
@@ -79,6 +81,7 @@ def main() -> None:
         "replace": REPLACE, "abbreviations": ABBREVIATIONS, "ones": ONES, "tens": TENS, "scales": SCALES,
         "currencies": CURRENCIES, "point": "point", "graphemes": GRAPHEMES, "vowels": VOWELS,
         "punctuation": PUNCTUATION, "max_words": MAX_WORDS, "symbols": symbols,
+        "boundaries": list(range(FIRST_BOUNDARY, FIRST_BOUNDARY + BOUNDARIES)),
     }  # fmt: skip
     folder.mkdir(exist_ok=True)
     (folder / "text.json").write_text(json.dumps(tables, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")

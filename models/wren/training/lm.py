@@ -6,8 +6,8 @@ arXiv 2401.07333): so it always knows where in the text it is.
     python models/wren/training/lm.py TOKENS.safetensors STATE --steps 2400     resumes from STATE
     python models/wren/training/lm.py TOKENS.safetensors STATE --save models/wren/teacher
 
-Two aids: one attention head is guided towards the phoneme being spoken, and 8 % of the codes it reads are wrong, as
-its own picks will be.
+Two aids: one attention head is guided towards the phoneme that comes next, and some of the codes that it reads are
+wrong, as its own picks will be.
 """
 
 import argparse
@@ -24,8 +24,10 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from transformers.models.llama.modeling_llama import apply_rotary_pos_emb
 
 CODES, END = 1024, 1024
-VOCABULARY = 1088
+VOCABULARY = 1128
 GUIDED_LAYER, GUIDE_WEIGHT, CORRUPTED = 2, 0.3, 0.08
+OFTEN, MUCH = 0.5, 0.9
+"""Of so many utterances so many codes are wrong: from sound codes the model hears where it is, and forgets the text."""
 RATE, WARM_UP = 1.5e-3, 60
 HELD_OUT = 128
 IGNORED = -100
@@ -45,7 +47,7 @@ class Corpus:
         arrays = load_file(file)
         cuts = arrays["offsets"][1:-1]
         self.rows = np.split(arrays["tokens"], cuts)
-        self.aligned = np.split(arrays["aligned"], cuts)
+        self.upcoming = np.split(arrays["upcoming"], cuts)
         self.prefix_len = arrays["prefix_len"]
 
     def batches(self, tokens: int, rng: np.random.Generator) -> list[list[int]]:
@@ -67,9 +69,9 @@ class Corpus:
         for row, i in enumerate(chosen):
             ids, p = self.rows[i].astype(np.int64), int(self.prefix_len[i])
             targets[row, p - 1 : len(ids) - 1] = ids[p:]
-            guides[row, : len(ids) - 1] = self.aligned[i][:-1]
+            guides[row, : len(ids) - 1] = self.upcoming[i][:-1]
             if rng is not None:
-                wrong = rng.random(len(ids)) < CORRUPTED
+                wrong = rng.random(len(ids)) < (MUCH if rng.random() < OFTEN else CORRUPTED)
                 wrong &= ids < CODES
                 ids[wrong] = rng.integers(0, CODES, int(wrong.sum()))
             inputs[row, : len(ids) - 1] = ids[:-1]
@@ -77,7 +79,10 @@ class Corpus:
 
 
 class Guide:
-    """The log-probability that one head of one layer gives to the phoneme being spoken."""
+    """The log-probability that one head of one layer gives to the place of the phoneme that comes next.
+
+    Not to the one being spoken: what its place holds cannot tell what follows.
+    """
 
     def __init__(self, model: LlamaForCausalLM) -> None:
         self.attention = model.model.layers[GUIDED_LAYER].self_attn

@@ -50,7 +50,8 @@ def erf(x: Array) -> Value:
     wide = np.abs(x.astype(np.float64))
     t = 1 / (1 + 0.3275911 * wide)
     series = t * (0.254829592 + t * (-0.284496736 + t * (1.421413741 + t * (-1.453152027 + t * 1.061405429))))
-    return (np.sign(x) * (1 - series * np.exp(-wide * wide))).astype(np.float32)
+    value: Array = (np.sign(x) * (1 - series * np.exp(-wide * wide))).astype(np.float32)
+    return value
 
 
 def softmax(x: Array, axis: int = -1) -> Value:

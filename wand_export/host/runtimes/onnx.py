@@ -1,5 +1,6 @@
 """ONNX Runtime: one dynamic-S graph whose cache outputs are bound in place of its cache inputs."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,8 +10,11 @@ import onnxruntime as ort
 
 from wand_export.errors import BundleError
 from wand_export.host.memory import collapse_pages, release_pages
-from wand_export.host.session import AudioSession, Floats, Session, StepOutput
+from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session, StepOutput
 from wand_export.spec.manifest import Artifact, Manifest
+from wand_export.spec.recipe import AudioGraph
+
+_ONNX_TYPES = {"int32": "tensor(int32)", "int64": "tensor(int64)", "float32": "tensor(float)"}
 
 
 def load(path: Path, threads: int | None) -> Any:
@@ -157,3 +161,42 @@ class OnnxAudio(AudioSession):
         feeds = {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
         audio, after = self._session.run(["audio", "new_phase"], feeds)
         return audio[0], float(after[0])
+
+
+class OnnxAudioGraph(AudioGraphSession):
+    """A family's own audio decoder in ONNX Runtime, checked against its description."""
+
+    def __init__(self, path: Path, graph: AudioGraph, threads: int | None) -> None:
+        self._path, self._session = path, load(path, threads)
+        _check_graph(path, self._session, graph)
+
+    def decode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
+        try:
+            samples: Floats = self._session.run(None, dict(feeds))[0]
+        except Exception as error:  # ONNX Runtime raises a class of its own for each status
+            raise BundleError(self._path, f"it fails: {error}".splitlines()[0], "check the voice's tensors") from error
+        return samples.reshape(-1)
+
+
+def check_audio_graph(path: Path, graph: AudioGraph) -> None:
+    """Raise BundleError if an ONNX file is not the audio decoder that `graph` describes."""
+    OnnxAudioGraph(path, graph, 1)
+
+
+def _check_graph(path: Path, session: Any, graph: AudioGraph) -> None:
+    found = {value.name: value for value in session.get_inputs()}
+    wanted = {value.name: value for value in graph.inputs}
+    fix = f"the recipe's [audio.graph] takes: {', '.join(wanted)}"
+    if odd := sorted(set(found) ^ set(wanted)):
+        raise BundleError(path, f"input {odd[0]!r} is {'missing' if odd[0] in wanted else 'unknown'}", fix)
+    for name, value in wanted.items():
+        kind, shape = found[name].type, found[name].shape
+        if kind != _ONNX_TYPES[value.dtype]:
+            raise BundleError(path, f"input {name!r} is {kind}", f"{value.dtype} is wanted")
+        free = [not isinstance(size, int) for size in shape]
+        fits = len(shape) == len(value.shape)
+        if not fits or any(w != s and not f for w, s, f in zip(value.shape, shape, free, strict=True)):
+            raise BundleError(path, f"input {name!r} has shape {shape}", f"{value.shape} is wanted")
+    output = session.get_outputs()[0]
+    if output.type != _ONNX_TYPES["float32"]:
+        raise BundleError(path, f"its output {output.name!r} is {output.type}", "samples are float32")
