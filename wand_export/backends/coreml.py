@@ -104,8 +104,6 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
     vocoder.inverse_basis = vocoder.get_buffer("basis").clone()  # tracing refuses one tensor of two names
     tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
     inputs = {"tokens": tokens, "noise": torch.zeros(1, config.noise_samples), "phase": torch.zeros(1)}
-    vocoder = copy.deepcopy(vocoder)
-    vocoder.inverse_basis = vocoder.inverse_basis.clone()  # the tracer takes no tensor twice; in the file it lies once
     save_module(vocoder, inputs, ["audio", "new_phase"], folder / AUDIO, float16=False)
     _settle(folder / AUDIO)
     return f"{AUDIO}/{MANIFEST}"
