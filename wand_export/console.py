@@ -122,7 +122,17 @@ def _inspect(result: dict[str, Any]) -> list["Table"]:
 
 def _verify(result: dict[str, Any]) -> list["Table"]:
     table = _table(
-        "target", "how", "steps", "PSNR dB", "max |dlogit|", "KL", "top-1", "greedy", "result", title="parity"
+        "target",
+        "how",
+        "steps",
+        "PSNR dB",
+        "max |dlogit|",
+        "KL",
+        "top-1",
+        "greedy",
+        "audio dB",
+        "result",
+        title="parity",
     )
     for row in result.get("artifacts", []):
         greedy = "equal" if row.get("greedy_equal") else f"differs at {_number(row.get('first_divergence'))}"
@@ -135,6 +145,7 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
             _number(row.get("kl")),
             _number(row.get("top1_agreement")),
             greedy if row.get("greedy_equal") is not None else "-",
+            _number((row.get("audio") or {}).get("psnr_db")),
             _PASSED[row.get("passed")],
         )
     return [table]

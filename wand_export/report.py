@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from wand_export.layout import kv_bytes
-from wand_export.spec.manifest import Manifest
+from wand_export.spec.manifest import AudioParity, Manifest
 
 REPORT, KV_PLOT, LATENCY_PLOT = "report.md", "kv_memory.png", "step_latency.png"
 SECONDS = 60
@@ -66,10 +66,16 @@ def _number(value: float | None, digits: int = 1) -> str:
     return "-" if value is None else f"{value:.{digits}f}"
 
 
+def _audio(parity: AudioParity | None) -> str:
+    if parity is None:
+        return "-"
+    return "identical" if parity.psnr_db is None else f"{parity.psnr_db:.1f} dB, {parity.how}"
+
+
 def _parity_table(manifest: Manifest) -> list[str]:
     lines = [
-        "| target | how | MB | PSNR dB | max dlogit | KL, nats | top-1 | first divergence | passed |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| target | how | MB | PSNR dB | max dlogit | KL, nats | top-1 | first divergence | audio decoder | passed |",
+        "|" + "---|" * 10,
     ]
     components, notes = [], []
     for name, artifact in manifest.artifacts.items():
@@ -80,7 +86,7 @@ def _parity_table(manifest: Manifest) -> list[str]:
         lines.append(
             f"| {name} | {parity.how} | {artifact.bytes / 1e6:.1f} | {_number(parity.psnr_db)} | "
             f"{parity.max_abs_dlogit:.2g} | {parity.kl:.2g} | {parity.top1_agreement:.1%} of {parity.steps} | "
-            f"{diverged} | {'yes' if parity.passed else 'NO'} |"
+            f"{diverged} | {_audio(parity.audio)} | {'yes' if parity.passed else 'NO'} |"
         )
         for component, alone in parity.components.items():
             components.append(

@@ -15,15 +15,18 @@ pytest.importorskip("executorch")
 import torch
 
 from tests.backends.test_onnx import audio_inputs
-from wand_export.backends.executorch import quantize
+from tests.conftest import write_recipe
+from wand_export.backends.executorch import emit, lower, quantize, step_inputs
 from wand_export.commands.verify import verify
 from wand_export.errors import BundleError, InputError
-from wand_export.graph.checkpoint import open_checkpoint
+from wand_export.graph.checkpoint import open_checkpoint, random_checkpoint
+from wand_export.graph.steps import LateStep
 from wand_export.graph.vocoder import load_vocoder
 from wand_export.host.bundle import CHECKSUMS, load_bundle
 from wand_export.host.runtimes.executorch import STEP, Program
+from wand_export.layout import Layout
 from wand_export.spec.manifest import Head
-from wand_export.spec.target import Target
+from wand_export.spec.target import Target, load_target
 
 FP32 = "executorch-xnnpack-fp32"
 P, W = 24, 8
@@ -39,19 +42,23 @@ def target_with(**precision: object) -> Target:
     )  # fmt: skip
 
 
-def test_padding_rows_are_never_seen(exported_executorch: Path, tiny: Path) -> None:
-    """The session gives no padding; an app over a runtime of static shapes may."""
-    program = Program(exported_executorch / FP32 / "decoder.pte", STEP, None)
-    rows = torch.randn(11 + 2 * W + 3, 64, generator=torch.Generator().manual_seed(0))
-    padded = torch.cat([rows[:11], torch.full((9, 64), 9.0)])
+def played(program: Program, prefix: torch.Tensor, further: torch.Tensor) -> np.ndarray:
+    """Logits after the first 11 rows of a prefix [11 or more, 64], given in one call, and after each further row."""
 
     def run(chunk: torch.Tensor, position: int, last: int) -> np.ndarray:
         integers = (torch.tensor([i], dtype=torch.int32) for i in (position, 11, last))
         return program.run([chunk[None], *integers])[0]
 
-    found = [run(padded, 0, 10), *(run(rows[t : t + 1], t, 0) for t in range(11, len(rows)))]
+    return np.stack([run(prefix, 0, 10), *(run(row[None], 11 + g, 0) for g, row in enumerate(further))])
+
+
+def test_padding_rows_are_never_seen(exported_executorch: Path, tiny: Path) -> None:
+    """The session gives no padding; an app over a runtime of static shapes may."""
+    program = Program(exported_executorch / FP32 / "decoder.pte", STEP, None)
+    rows = torch.randn(11 + 2 * W + 3, 64, generator=torch.Generator().manual_seed(0))
+    padded = torch.cat([rows[:11], torch.full((9, 64), 9.0)])
     expected = open_checkpoint(tiny / "checkpoint").reference()(rows, 11, W)[0][10:]
-    assert np.abs(np.stack(found) - expected.numpy()).max() < 1e-4
+    assert np.abs(played(program, padded, rows[11:]) - expected.numpy()).max() < 1e-4
 
 
 def test_weights_lie_once_in_the_file(exported_executorch: Path, tiny: Path) -> None:
@@ -74,6 +81,24 @@ def test_components_at_precisions_of_their_own(exported_executorch: Path) -> Non
     assert exact is not None and mixed is not None
     assert (exact.psnr_db or 999) > 100 and exact.greedy_equal
     assert 20 < (mixed.psnr_db or 999) < 60 and set(mixed.components) == {"attention", "mlp"}
+
+
+@pytest.mark.parametrize("kind", ["qwen2", "qwen3", "gpt2"])
+def test_every_kind_of_backbone(kind: str, tmp_path: Path) -> None:
+    """Biases, normed queries and keys, LayerNorm and a plain MLP; llama is the bundle's own."""
+    source = random_checkpoint(str(write_recipe(tmp_path / "recipe", kind)), 1)
+    emit(source.decoder(), Layout(P, W), target_with(), tmp_path, False)
+    program = Program(tmp_path / "decoder.pte", STEP, None)
+    rows = torch.randn(11 + 2 * W, 64, generator=torch.Generator().manual_seed(0))
+    expected = source.reference()(rows, 11, W)[0][10:]
+    assert np.abs(played(program, rows[:11], rows[11:]) - expected.numpy()).max() < 1e-4
+
+
+def test_fewer_passes_give_the_same_file(exported_executorch: Path, tiny: Path, tmp_path: Path) -> None:
+    decoder, target = open_checkpoint(tiny / "checkpoint").decoder(), load_target(str(tiny / "mixed.toml"))
+    quantize(decoder, target)
+    lower(LateStep(decoder, Layout(P, W)), STEP, *step_inputs(decoder, target.prefill_chunk), tmp_path / "whole.pte")
+    assert (tmp_path / "whole.pte").read_bytes() == (exported_executorch / "mixed" / "decoder.pte").read_bytes()
 
 
 def test_every_linear_layer_gets_its_own_precision(tiny: Path) -> None:

@@ -17,7 +17,10 @@ from wand_export.commands.inspect import inspect
 from wand_export.commands.speak import speak
 from wand_export.commands.verify import verify
 from wand_export.errors import InputError, ParityError
-from wand_export.host.bundle import load_bundle
+from wand_export.graph import ladder
+from wand_export.graph.checkpoint import open_checkpoint
+from wand_export.host.bundle import Bundle, load_bundle, read_manifest
+from wand_export.host.selftest import run_audio_selftest
 from wand_export.spec.schema import shipped
 
 
@@ -38,12 +41,31 @@ def test_the_ladder(exported: Path, tiny: Path) -> None:
     assert int8["psnr_db"] > int4["psnr_db"] > 20
     assert set(int4["components"]) == {"attention", "mlp", "head"} and not exact["components"]
     assert all(c["psnr_db"] > int4["psnr_db"] - 3 for c in int4["components"].values())
+    for artifact in result["artifacts"]:  # one audio decoder, in float32, for all of a runtime
+        audio = artifact["audio"]
+        assert audio["passed"] and audio["how"] == "ran" and (audio["psnr_db"] is None or audio["psnr_db"] > 70)
+        assert audio["samples"] == 12 * 200  # more than one chunk of 8
 
 
 def test_the_selftest_without_a_checkpoint(exported: Path) -> None:
     result = verify(exported)
     assert result["ok"] and [a["how"] for a in result["artifacts"]] == ["ran"] * 3
     assert all(a["psnr_db"] is None and a["steps"] > 8 for a in result["artifacts"])
+    assert all(a["audio"]["passed"] and a["audio"]["samples"] > 20 for a in result["artifacts"])
+
+
+def test_a_wrong_audio_decoder_fails(bundle: Path, tiny: Path) -> None:
+    """One emitted from other weights: whole, and loaded without complaint."""
+    from wand_export.backends import onnx
+    from wand_export.graph.vocoder import load_vocoder
+
+    vocoder = load_vocoder(tiny / "recipe" / "vocoder")
+    vocoder.mean += 1
+    onnx.emit_audio(vocoder, bundle / "audio" / "onnx")
+    opened = Bundle(bundle, read_manifest(bundle))
+    assert not run_audio_selftest(opened, "onnx-fp32").passed  # type: ignore[union-attr]
+    expected = ladder.expect_audio(opened.manifest.audio, open_checkpoint(tiny / "checkpoint"))
+    assert not ladder.hold_audio(opened, expected, "onnx-fp32").passed
 
 
 def test_verify_wants_the_same_checkpoint(exported: Path, tiny: Path, tmp_path: Path) -> None:

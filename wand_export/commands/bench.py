@@ -19,8 +19,9 @@ from wand_export.host.speech import Speaker
 PREFIX = 10
 MIDDLE, LATE = 1000, 10_000
 TWIN_TOKENS = (10, 250, 500, 1000, 2000, 4000)
-ROUNDS, STEPS = 5, 200
-WARM_UP = 5
+ROUNDS, STEPS = 20, 200
+PREFILLS = 5
+WARM_UP = 2
 _READ_BYTES, _READS = 1 << 30, 10
 
 
@@ -137,10 +138,11 @@ def _rounds(
     for number in range(ROUNDS):
         report(f"round {number + 1} of {ROUNDS}")
         for target, session in sessions.items():
-            start = time.perf_counter()
-            session.prefill(prefix)
-            found[target]["prefill"].append((time.perf_counter() - start) * 1e3 / len(prefix))
-            session.prefill(short)
+            if number < PREFILLS:
+                start = time.perf_counter()
+                session.prefill(prefix)
+                found[target]["prefill"].append((time.perf_counter() - start) * 1e3 / len(prefix))
+                session.prefill(short)
             for name, position in positions.items():
                 session.seek(position)
                 found[target][name] += _timed(session, prefix[0], -(-steps // ROUNDS))
@@ -157,7 +159,7 @@ def _twin(bundle: Bundle, target: str, threads: int, steps: int) -> dict[str, fl
         session.prefill(prefix)
         for tokens in TWIN_TOKENS:
             session.seek(len(prefix) + tokens)
-            found[str(tokens)] = float(np.median(_timed(session, prefix[0], max(20, steps // ROUNDS))))
+            found[str(tokens)] = float(np.median(_timed(session, prefix[0], max(20, steps // 5))))
     return found
 
 

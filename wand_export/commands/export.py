@@ -381,6 +381,8 @@ def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -
     found = f"{parity.psnr_db:.1f} dB" + ("" if parity.greedy_equal else f", ids differ at {parity.first_divergence}")
     if parity.exact is not None and not ladder.is_exact(parity.exact):
         found = f"not the reference even in float32 arithmetic: {parity.exact.psnr_db} dB; {found}"
+    if parity.audio is not None and not parity.audio.passed:
+        found = f"its audio decoder is at {parity.audio.psnr_db} dB, below {ladder.FLOAT32_PSNR_DB}; {found}"
     if not allowed:
         raise ParityError(
             target.name, f"{found}, below its {floor}", "nothing was written; --allow-low-parity writes it"

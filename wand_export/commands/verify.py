@@ -6,7 +6,7 @@ from typing import Any
 
 from wand_export.errors import InputError
 from wand_export.host.bundle import Bundle, load_bundle
-from wand_export.host.selftest import load_selftest, run_selftest
+from wand_export.host.selftest import load_selftest, run_audio_selftest, run_selftest
 
 WINDOWS = 4
 """The ladder decodes this many windows of tokens."""
@@ -39,6 +39,7 @@ def _selftest(bundle: Bundle, report: Callable[[str], None]) -> dict[str, Any]:
         report(f"{target}: self-test")
         with bundle.open(target) as session:
             outcome = run_selftest(bundle, target, session)
+        audio = run_audio_selftest(bundle, target)
         found.append(
             {
                 "target": target,
@@ -52,7 +53,8 @@ def _selftest(bundle: Bundle, report: Callable[[str], None]) -> dict[str, Any]:
                 "top1_agreement": outcome.top1_agreement,
                 "greedy_equal": outcome.first_divergence is None,
                 "first_divergence": outcome.first_divergence,
-                "passed": outcome.passed,
+                "audio": audio and audio.model_dump(mode="json"),
+                "passed": bool(outcome.passed and (audio is None or audio.passed)),
             }
         )
     return {"artifacts": found}

@@ -2,20 +2,32 @@
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
+from random import Random
 
 import numpy as np
+import numpy.typing as npt
 import torch
 
 from wand_export.graph.checkpoint import Checkpoint
 from wand_export.graph.quantize import round_as_half, round_reference
 from wand_export.graph.reference import Reference
 from wand_export.graph.steps import ScatterStep
+from wand_export.graph.vocoder import Vocoder, load_vocoder
 from wand_export.host.bundle import Bundle
-from wand_export.host.selftest import Comparison, compare, forced_rows, play, play_late, prefix_rows
-from wand_export.host.session import Floats, Session
+from wand_export.host.selftest import (
+    Comparison,
+    compare,
+    forced_rows,
+    play,
+    play_audio,
+    play_late,
+    prefix_rows,
+    psnr_db,
+)
+from wand_export.host.session import AudioSession, Floats, Session
 from wand_export.layout import Layout
-from wand_export.spec.manifest import ComponentParity, Exact, Parity
-from wand_export.spec.selftest import Expected, Golden, SelfTest, Stretch
+from wand_export.spec.manifest import Audio, AudioParity, ComponentParity, Exact, Parity
+from wand_export.spec.selftest import Expected, Golden, GoldenAudio, SelfTest, Stretch
 from wand_export.spec.target import COMPONENTS, Precisions
 
 LATE = 10_000
@@ -23,8 +35,18 @@ _LATE_STEPS = 1024
 """A late position is reached by feeding layers x window tokens, which flushes all that was in the cache: it is left
 out where that takes more steps than this."""
 _TOP = 8
+_SAMPLES_APART = 101
 FLOAT32_PSNR_DB = 70.0
 """What a float32 rung must reach against the reference."""
+
+
+@dataclass(frozen=True)
+class AudioExpectation:
+    """Audio codes, the seed of the noise, and the samples that the vocoder in PyTorch makes of them."""
+
+    codes: list[int]
+    seed: int
+    samples: Floats
 
 
 @dataclass(frozen=True)
@@ -32,7 +54,8 @@ class Expectation:
     """A golden request and the reference's logits for it.
 
     forced: the greedy tokens of the static decoder [n]; logits [1 + n, V]; late: (first position, rows that are only
-    fed, logits of the rest) for the same tokens far from the prefix, or None; decoder: the static decoder's own parity.
+    fed, logits of the rest) for the same tokens far from the prefix, or None; decoder: the static decoder's own parity;
+    audio: None where the bundle carries no vocoder.
     """
 
     prefix: list[Stretch]
@@ -40,6 +63,7 @@ class Expectation:
     logits: Floats
     late: tuple[int, int, Floats] | None
     decoder: Comparison
+    audio: AudioExpectation | None
 
 
 def expect(bundle: Bundle, checkpoint: Checkpoint, prefix: list[Stretch], steps: int) -> Expectation:
@@ -48,7 +72,30 @@ def expect(bundle: Bundle, checkpoint: Checkpoint, prefix: list[Stretch], steps:
     layout = Layout(kv.prefix_capacity, kv.window)
     forced, decoded = _greedy(bundle, checkpoint, layout, prefix, steps)
     logits, late = _ask(bundle, checkpoint.reference(), prefix, forced)
-    return Expectation(prefix, forced, logits, late, compare(decoded, logits))
+    audio = expect_audio(bundle.manifest.audio, checkpoint) if bundle.manifest.audio.decoder else None
+    return Expectation(prefix, forced, logits, late, compare(decoded, logits), audio)
+
+
+class TorchAudio(AudioSession):
+    """The vocoder in PyTorch, as a session."""
+
+    def __init__(self, vocoder: Vocoder) -> None:
+        self._vocoder = vocoder
+
+    @torch.no_grad()
+    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
+        audio, after = self._vocoder(
+            torch.from_numpy(tokens)[None], torch.from_numpy(noise)[None], torch.tensor([phase])
+        )
+        return audio[0].numpy(), after.item()
+
+
+def expect_audio(audio: Audio, checkpoint: Checkpoint) -> AudioExpectation:
+    """What the checkpoint's vocoder makes of seeded codes, one chunk and half of another."""
+    assert checkpoint.recipe.audio.vocoder is not None
+    vocoder = load_vocoder(checkpoint.find(checkpoint.recipe.audio.vocoder))
+    codes = Random(0).choices(range(audio.codes), k=vocoder.config.chunk * 3 // 2)
+    return AudioExpectation(codes, 0, play_audio(TorchAudio(vocoder), audio, codes, 0))
 
 
 def _ask(
@@ -169,8 +216,29 @@ def hold(bundle: Bundle, checkpoint: Checkpoint, expectation: Expectation, targe
     thresholds = artifact.thresholds
     enough = comparison.psnr_db is None or comparison.psnr_db >= thresholds.min_psnr_db
     passed = enough and (comparison.greedy_equal or not thresholds.greedy_equal) and (exact is None or is_exact(exact))
-    components = measure_components(bundle, checkpoint, expectation, artifact.precision)
-    return Parity(how=session.how, components=components, exact=exact, passed=passed, **asdict(comparison))
+    audio = hold_audio(bundle, expectation.audio, target) if expectation.audio else None
+    return Parity(
+        how=session.how,
+        components=measure_components(bundle, checkpoint, expectation, artifact.precision),
+        exact=exact,
+        audio=audio,
+        passed=passed and (audio is None or audio.passed),
+        **asdict(comparison),
+    )
+
+
+def hold_audio(bundle: Bundle, expectation: AudioExpectation, target: str) -> AudioParity:
+    """The audio decoder beside a target held to the vocoder: float32 everywhere, whatever the target's precision."""
+    session = bundle.open_audio(target)
+    actual = play_audio(session, bundle.manifest.audio, expectation.codes, expectation.seed).astype(np.float64)
+    psnr = psnr_db(actual, expectation.samples.astype(np.float64))
+    return AudioParity(
+        how=session.how,
+        samples=len(actual),
+        psnr_db=psnr,
+        max_abs_difference=float(np.abs(actual - expectation.samples).max()),
+        passed=psnr is None or psnr >= FLOAT32_PSNR_DB,
+    )
 
 
 def selftest_of(
@@ -181,6 +249,10 @@ def selftest_of(
     A target's tolerance is half again what was measured here, since other processors sum in other orders; four times
     that of an interpreted one, whose device may accumulate in float16.
     """
+
+    def tolerance(how: str, measured: float) -> float:
+        return (1.5 if how == "ran" else 4) * measured + 1e-3
+
     expected = []
     for step in range(steps + 1):
         logits = expectation.logits[step]
@@ -189,6 +261,14 @@ def selftest_of(
     return SelfTest(
         schema_version=1,
         requests=[Golden(prefix=expectation.prefix, forced=expectation.forced[:steps], expected=expected)],
-        tolerance={n: (1.5 if p.how == "ran" else 4) * p.max_abs_dlogit + 1e-3 for n, p in parities.items()},
+        tolerance={name: tolerance(p.how, p.max_abs_dlogit) for name, p in parities.items()},
         exact=[name for name in parities if exact(name) and parities[name].greedy_equal],
+        audio=None
+        if expectation.audio is None
+        else GoldenAudio(
+            codes=expectation.audio.codes,
+            seed=expectation.audio.seed,
+            expected=[(i, round(float(x), 6)) for i, x in list(enumerate(expectation.audio.samples))[::_SAMPLES_APART]],
+            tolerance={n: tolerance(p.audio.how, p.audio.max_abs_difference) for n, p in parities.items() if p.audio},
+        ),
     )

@@ -25,9 +25,12 @@ def collapse_pages() -> int:
 
 
 def release_pages(file: Path) -> None:
-    """Let go of the resident pages of a mapped file; those that are needed again come back from it."""
-    for low, high, mode, name in _maps():
-        if name == str(file.resolve()) and "w" not in mode:
+    """Let go of the resident pages of a mapped file; those that are needed again come back from it.
+
+    The maps may be writable, as ONNX Runtime's are, but nobody may have written to them.
+    """
+    for low, high, _, name in _maps():
+        if name == str(file.resolve()):
             _advise(low, high, _MADV_DONTNEED)
 
 

@@ -9,9 +9,11 @@ import numpy.typing as npt
 from pydantic import ValidationError
 
 from wand_export.errors import BundleError
+from wand_export.host.audio import AudioStream
 from wand_export.host.bundle import Bundle
 from wand_export.host.prompt import first_position, rows_of
-from wand_export.host.session import Floats, Session
+from wand_export.host.session import AudioSession, Floats, Session
+from wand_export.spec.manifest import Audio, AudioParity
 from wand_export.spec.schema import explain
 from wand_export.spec.selftest import SelfTest, Stretch
 
@@ -68,15 +70,19 @@ def play_late(session: Session, prefix: Floats, forced: Floats, position: int, s
     return np.stack([session.step(row).logits for row in forced[skip:]])
 
 
+def play_audio(session: AudioSession, audio: Audio, codes: Sequence[int], seed: int) -> Floats:
+    """Samples [n] of one utterance of audio codes, in as many chunks as it takes."""
+    stream = AudioStream(session, audio, seed)
+    return np.concatenate([*(stream.feed(audio.first_id + code) for code in codes), stream.finish()])
+
+
 def compare(actual: Floats, expected: Floats) -> Comparison:
     """Compare logits [n, V], step by step.
 
-    PSNR = 20 log10((max e - min e) / rms(a - e)); KL(expected || actual) of the softmaxes, mean over steps. Where no
-    step prefers another row, ties excepted, free-running greedy decoding gives the same ids.
+    KL(expected || actual) of the softmaxes, mean over steps. Where no step prefers another row, ties excepted,
+    free-running greedy decoding gives the same ids.
     """
     a, e = actual.astype(np.float64), expected.astype(np.float64)
-    difference = a - e
-    rms = float(np.sqrt(np.mean(difference**2)))
     log_a, log_e = log_softmax(a), log_softmax(e)
     best, runner_up = np.sort(e, axis=1)[:, :-3:-1].T
     ties = best - runner_up < TIE
@@ -84,14 +90,20 @@ def compare(actual: Floats, expected: Floats) -> Comparison:
     diverged = np.flatnonzero(~same & ~ties)
     return Comparison(
         steps=len(e),
-        psnr_db=20 * float(np.log10((e.max() - e.min()) / rms)) if rms > 0 else None,
-        max_abs_dlogit=float(np.abs(difference).max()),
+        psnr_db=psnr_db(a, e),
+        max_abs_dlogit=float(np.abs(a - e).max()),
         kl=float((np.exp(log_e) * (log_e - log_a)).sum(1).mean()),
         top1_agreement=float(same.mean()),
         greedy_equal=diverged.size == 0,
         first_divergence=int(diverged[0]) if diverged.size else None,
         near_ties=int(ties.sum()),
     )
+
+
+def psnr_db(actual: npt.NDArray[np.float64], expected: npt.NDArray[np.float64]) -> float | None:
+    """PSNR = 20 log10((max e - min e) / rms(a - e)), None where they are identical."""
+    rms = float(np.sqrt(np.mean((actual - expected) ** 2)))
+    return 20 * float(np.log10((expected.max() - expected.min()) / rms)) if rms > 0 else None
 
 
 def log_softmax(logits: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -144,4 +156,23 @@ def run_selftest(bundle: Bundle, target: str, session: Session) -> Outcome:
         top1_agreement=sum(agreed) / len(agreed),
         first_divergence=None if all(agreed) else agreed.index(False),
         passed=exact and np.isfinite(largest) and largest <= test.tolerance[target],
+    )
+
+
+def run_audio_selftest(bundle: Bundle, target: str) -> AudioParity | None:
+    """Play the golden utterance on the audio decoder of `target`; None where the bundle has none to play."""
+    golden = load_selftest(bundle).audio
+    if golden is None:
+        return None
+    session = bundle.open_audio(target)
+    indices, values = zip(*golden.expected, strict=True)
+    samples = play_audio(session, bundle.manifest.audio, golden.codes, golden.seed)
+    actual, expected = samples[list(indices)].astype(np.float64), np.array(values)
+    largest = float(np.abs(actual - expected).max())
+    return AudioParity(
+        how=session.how,
+        samples=len(expected),
+        psnr_db=psnr_db(actual, expected),
+        max_abs_difference=largest,
+        passed=largest <= golden.tolerance[target],
     )

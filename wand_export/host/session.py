@@ -114,7 +114,9 @@ class Session(ABC):
 
 
 class AudioSession(ABC):
-    """The audio decoder of a bundle, one fixed chunk a call."""
+    """The audio decoder of a bundle, one fixed chunk a call; `how` as for a session."""
+
+    how: ClassVar[Literal["ran", "interpreted"]] = "ran"
 
     @abstractmethod
     def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:

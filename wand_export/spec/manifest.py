@@ -111,8 +111,18 @@ class Exact(Schema):
     first_divergence: int | None
 
 
+class AudioParity(Schema):
+    """The audio decoder beside an artifact, against the vocoder in PyTorch, over chunks of one utterance."""
+
+    how: Literal["ran", "interpreted", "not_run"]
+    samples: int
+    psnr_db: float | None
+    max_abs_difference: float
+    passed: bool
+
+
 class Parity(Schema):
-    """An artifact against the reference. psnr_db is null when identical."""
+    """An artifact against the reference. psnr_db is null when identical, audio where the bundle carries no vocoder."""
 
     how: Literal["ran", "interpreted", "not_run"]
     steps: int
@@ -125,6 +135,7 @@ class Parity(Schema):
     near_ties: int
     components: dict[str, ComponentParity]
     exact: Exact | None = None
+    audio: AudioParity | None = None
     passed: bool
 
 

@@ -27,10 +27,20 @@ class Golden(Schema):
     expected: list[Expected]
 
 
+class GoldenAudio(Schema):
+    """One utterance for the audio decoder: audio codes, the seed of its noise, and some samples as (index, value)."""
+
+    codes: list[int]
+    seed: int
+    expected: list[tuple[int, float]]
+    tolerance: dict[str, float]
+
+
 class SelfTest(Schema):
-    """tolerance: per target, the largest |dlogit| that passes; exact: targets whose best row must be the same."""
+    """tolerance: per target, the largest |difference| that passes; exact: targets whose best row must be the same."""
 
     schema_version: Literal[1]
     requests: list[Golden]
     tolerance: dict[str, float]
     exact: list[str]
+    audio: GoldenAudio | None = None

@@ -114,6 +114,8 @@ def _feeds(tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> dict[s
 class InterpretedAudio(AudioSession):
     """An audio decoder run by our own interpreter."""
 
+    how = "interpreted"
+
     def __init__(self, package: Path) -> None:
         self._function = Interpreter(package, half=True).functions[_AUDIO_FUNCTION]
 

@@ -26,6 +26,7 @@ def load(path: Path, threads: int | None) -> Any:
     options.intra_op_num_threads = threads or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
+    options.enable_mem_pattern = False  # a pattern keeps memory for each length of a prefill, and saves no time
     # Softmax leaves denormals in masked slots, which doubles its time. The first session sets it for the process.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
