@@ -91,7 +91,9 @@ def test_every_kind_of_backbone(kind: str, tmp_path: Path) -> None:
     program = Program(tmp_path / "decoder.pte", STEP, None)
     rows = torch.randn(11 + 2 * W, 64, generator=torch.Generator().manual_seed(0))
     expected = source.reference()(rows, 11, W)[0][10:]
-    assert np.abs(played(program, rows[:11], rows[11:]) - expected.numpy()).max() < 1e-4
+    # XNNPACK's GELU by tanh is 5e-4 beside torch's.
+    tolerance = 2e-3 if kind == "gpt2" else 1e-4
+    assert np.abs(played(program, rows[:11], rows[11:]) - expected.numpy()).max() < tolerance
 
 
 def test_fewer_passes_give_the_same_file(exported_executorch: Path, tiny: Path, tmp_path: Path) -> None:

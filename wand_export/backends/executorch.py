@@ -35,7 +35,8 @@ _FEWER_PASSES_IN = "1.5.1"
 _IDLE_PASSES = (
     "ConvertToUpsampleBilinear2d", "PropagateCustomMetaPass", "ConvertToSDPAPass", "FuseBatchNormPass",
     "DecomposeBatchNorm", "DecomposeConcatenate", "RemoveGetItemPass", "InsertPadQDQPass", "Conv1dUnsqueezePass",
-    "PReLUReshapePass",
+    "PReLUReshapePass", "FuseActivationPass", "ChannelsLastTaggedReshapePass", "RemoveRedundantCopyPass",
+    "DimOrderOpsRevertPass",
 )  # fmt: skip
 
 
@@ -141,7 +142,7 @@ def lower(module: nn.Module, method: str, example: tuple[torch.Tensor, ...], sha
 def fewer_passes() -> Iterator[None]:
     """Lower without the passes of XNNPACK that find nothing in a decoder, in the one version that this was tried on.
 
-    Each traces every partition again: together a third of the time. The file is the same, byte for byte.
+    Each traces every partition again: together half of the time. The file is the same, byte for byte.
     """
     if not version("executorch").startswith(_FEWER_PASSES_IN):
         yield
