@@ -145,7 +145,7 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
             _number(row.get("kl")),
             _number(row.get("top1_agreement")),
             greedy if row.get("greedy_equal") is not None else "-",
-            _number((row.get("audio") or {}).get("psnr_db")),
+            _number((row.get("audio") or {}).get("psnr_db"), "identical" if row.get("audio") else "-"),
             _PASSED[row.get("passed")],
         )
     return [table]

@@ -89,12 +89,15 @@ class LateCache:
         self.keys, self.values, self.bias = keys, values, bias
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """See Cache.attend. Products of three dimensions only: those of four are computed outside XNNPACK."""
+        """See Cache.attend.
+
+        One product over cache and rows, though it copies the cache: of two, the weights would have to be sliced, which
+        XNNPACK leaves to others. Products of four dimensions it does, too.
+        """
         self.rows = k, v
-        capacity = self.keys.shape[1]
-        scores = torch.cat([torch.bmm(q, self.keys.transpose(1, 2)), torch.bmm(q, k.transpose(1, 2))], dim=-1)
-        weights = torch.softmax(scores + self.bias, dim=-1)
-        return torch.bmm(weights[:, :, :capacity], self.values) + torch.bmm(weights[:, :, capacity:], v)
+        keys, values = torch.cat([self.keys, k], dim=1), torch.cat([self.values, v], dim=1)
+        weights = torch.softmax(torch.bmm(q, keys.transpose(1, 2)) + self.bias, dim=-1)
+        return torch.bmm(weights, values)
 
 
 class LateStep(nn.Module):
