@@ -96,7 +96,7 @@ def test_every_kind_of_backbone(kind: str, tmp_path: Path) -> None:
     assert np.abs(played(program, rows[:11], rows[11:]) - expected.numpy()).max() < tolerance
 
 
-def test_fewer_passes_give_the_same_file(exported_executorch: Path, tiny: Path, tmp_path: Path) -> None:
+def test_quicker_lowering_gives_the_same_file(exported_executorch: Path, tiny: Path, tmp_path: Path) -> None:
     decoder, target = open_checkpoint(tiny / "checkpoint").decoder(), load_target(str(tiny / "mixed.toml"))
     quantize(decoder, target)
     lower(LateStep(decoder, Layout(P, W)), STEP, *step_inputs(decoder, target.prefill_chunk), tmp_path / "whole.pte")

@@ -31,7 +31,7 @@ _GROUPS = (32, 64, 128)
 _SCALE_BYTES: dict[int | str, int] = {"channel": 4, **dict.fromkeys(_GROUPS, 2)}
 """XNNPACK keeps the scales of groups in bfloat16."""
 
-_FEWER_PASSES_IN = "1.5.1"
+_QUICKER_IN = "1.5.1"
 _IDLE_PASSES = (
     "ConvertToUpsampleBilinear2d", "PropagateCustomMetaPass", "ConvertToSDPAPass", "FuseBatchNormPass",
     "DecomposeBatchNorm", "DecomposeConcatenate", "RemoveGetItemPass", "InsertPadQDQPass", "Conv1dUnsqueezePass",
@@ -48,7 +48,7 @@ def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_tw
     if with_twin:
         raise ValueError("ExecuTorch has no twin")
     bytes_read = quantize(decoder, target)
-    with fewer_passes():
+    with quicker():
         lower(LateStep(decoder, layout), STEP, *step_inputs(decoder, target.prefill_chunk), folder / DECODER)
     packages = ("torch", "torchao", "executorch")
     emitted_by = {package: version(package).split("+")[0] for package in packages}
@@ -139,15 +139,17 @@ def lower(module: nn.Module, method: str, example: tuple[torch.Tensor, ...], sha
 
 
 @contextmanager
-def fewer_passes() -> Iterator[None]:
-    """Lower without the passes of XNNPACK that find nothing in a decoder, in the one version that this was tried on.
+def quicker() -> Iterator[None]:
+    """Lower without work that changes no byte of a decoder's file, in the one version that this was tried on.
 
-    Each traces every partition again: together half of the time. The file is the same, byte for byte.
+    Left out are the passes of XNNPACK that find nothing in a decoder, each of which traces every partition again, and
+    Python's source of the whole graph, which would be written anew for every partition.
     """
-    if not version("executorch").startswith(_FEWER_PASSES_IN):
+    if not version("executorch").startswith(_QUICKER_IN):
         yield
         return
     from executorch.backends.xnnpack._passes import XNNPACKPassManager
+    from torch.fx._lazy_graph_module import _use_lazy_graph_module
 
     transform = XNNPACKPassManager.transform
 
@@ -157,7 +159,8 @@ def fewer_passes() -> Iterator[None]:
 
     XNNPACKPassManager.transform = without_idle
     try:
-        yield
+        with _use_lazy_graph_module(True):
+            yield
     finally:
         XNNPACKPassManager.transform = transform
 
