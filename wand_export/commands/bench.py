@@ -138,7 +138,9 @@ def _rounds(
     found: dict[str, dict[str, Any]] = {
         t: {"positions": positions, "prefill": [], **{n: [] for n in positions}} for t in sessions
     }
+    order = list(positions.items())
     for number in range(ROUNDS):
+        order = order[1:] + order[:1]
         report(f"round {number + 1} of {ROUNDS}")
         for target, session in sessions.items():
             if number < PREFILLS:
@@ -146,7 +148,7 @@ def _rounds(
                 session.prefill(prefix)
                 found[target]["prefill"].append((time.perf_counter() - start) * 1e3 / len(prefix))
                 session.prefill(short)
-            for name, position in positions.items():
+            for name, position in order:
                 session.seek(position)
                 found[target][name] += _timed(session, prefix[0], -(-steps // ROUNDS))
     for session in sessions.values():
