@@ -1,5 +1,6 @@
 """wand export: a checkpoint to a verified bundle, written whole or not at all."""
 
+import gc
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -271,6 +272,7 @@ def _fill(
         (folder / target.name).mkdir()
         twin = with_twin and target.runtime == TWIN_RUNTIME
         emitted = backends.of(target.runtime).emit(source.decoder(), layout, target, folder / target.name, twin)
+        gc.collect()  # exported programs hold the weights in cycles
         artifacts[target.name] = _artifact(folder, target, emitted, audio_files.get(target.runtime))
     manifest = draft.model_copy(update={"audio": audio, "artifacts": artifacts})
     manifest = _verify(folder, source, manifest, targets, speakable, report)
