@@ -3,14 +3,23 @@
 from pathlib import Path
 
 
+_LONGEST = 1000
+
+
 class WandError(Exception):
     """An error told in one line: which file or value, what is wrong, and what to do about it."""
 
     exit_code = 3
 
     def __init__(self, file: Path | str, value: str, fix: str) -> None:
-        self.file, self.value, self.fix = str(file), value, fix
-        super().__init__(f"{file}: {value} ({fix})" if fix else f"{file}: {value}")
+        self.file, self.value, self.fix = _line(str(file)), _line(value), _line(fix)
+        super().__init__(f"{self.file}: {self.value} ({self.fix})" if fix else f"{self.file}: {self.value}")
+
+
+def _line(text: str) -> str:
+    """Text that may come from a hostile file, for a terminal: without control characters, and not endless."""
+    plain = "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+    return plain if len(plain) <= _LONGEST else plain[:_LONGEST] + "..."
 
 
 class InputError(WandError, ValueError):

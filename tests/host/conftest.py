@@ -30,7 +30,7 @@ def manifest_with(**changes: Any) -> Manifest:
             "parameters": 1, "max_position": None,
         },
         "kv_cache": {
-            "prefix_capacity": 12, "window": 4, "capacity": 16, "dtype": "float32", "bytes": 1, "formula": "none",
+            "prefix_capacity": 12, "window": 20, "capacity": 32, "dtype": "float32", "bytes": 1024, "formula": "none",
         },
         "tables": {
             "text": {"rows": 128, "dtype": "float32", "positions": None},
@@ -55,7 +55,7 @@ def manifest_with(**changes: Any) -> Manifest:
         },
         "artifacts": {
             "plain": {
-                "runtime": "onnx", "delegate": "cpu", "files": [], "audio_decoder": "audio.onnx", "twin": None,
+                "runtime": "onnx", "delegate": "cpu", "files": ["plain/decoder.onnx"], "audio_decoder": "audio.onnx", "twin": None,
                 "precision": {"attention": half, "mlp": half, "head": half, "embeddings": "fp32"},
                 "bytes": 0, "step_bytes": 0, "prefill_chunk": 5, "emitted_by": {}, "oldest_runtime": None,
                 "thresholds": {"min_psnr_db": 0.0}, "parity": None,

@@ -101,11 +101,31 @@ def test_missing_or_broken_tables_are_named(tmp_path: Path) -> None:
     with pytest.raises(BundleError, match=r"text\.json"):
         Frontend.load(tmp_path)
     (tmp_path / "text.json").write_text('{"replace": []}', encoding="utf-8")
+    with pytest.raises(BundleError, match=r"text\.json: abbreviations"):
+        Frontend.load(tmp_path)
+    (tmp_path / "text.json").write_text(json.dumps({**TABLES, "symbols": {"a": 1}}), encoding="utf-8")
     with pytest.raises(BundleError, match=r"lexicon\.tsv"):
         Frontend.load(tmp_path)
     (tmp_path / "lexicon.tsv").write_text("no tab\n", encoding="utf-8")
     with pytest.raises(BundleError, match=r"lexicon\.tsv"):
         Frontend.load(tmp_path)
+    (tmp_path / "lexicon.tsv").write_text("dog\taq\n", encoding="utf-8")
+    with pytest.raises(BundleError, match=r"lexicon\.tsv: phoneme 'q'"):
+        Frontend.load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "text", "words"),
+    [
+        ({"replace": [["a", "a" * 64]] * 60}, "dog a", "characters after replacements"),
+        ({"abbreviations": {"dog": "é"}}, "dog", "no rule for 'é'"),
+        ({"graphemes": {"i": "q"}}, "i", "no token for phoneme 'q'"),
+        ({}, "99", "no words for the number 99"),
+    ],
+)
+def test_hostile_tables_end_in_a_sentence(frontend: Frontend, changes: dict, text: str, words: str) -> None:
+    with pytest.raises(TextError, match=words):
+        replace(frontend, **changes).ids(text)
 
 
 def test_wren_says_its_own_sentences() -> None:

@@ -5,6 +5,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -20,7 +21,6 @@ from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_che
 from wand_export.graph.hub import located, name_of
 from wand_export.graph.tokenizer import load_tokenizer, resolved
 from wand_export.graph.vocoder import Vocoder, load_vocoder
-from wand_export.host import selftest
 from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, VOICES_FOLDER, Bundle, sha256_of, to_json
 from wand_export.host.prompt import TEXT_FOLDER, TOKENIZER_FILE, load_text, stretches
 from wand_export.host.runtimes.onnx import check_audio_graph
@@ -40,7 +40,7 @@ from wand_export.spec.manifest import (
     Source,
 )
 from wand_export.spec.recipe import Recipe
-from wand_export.spec.selftest import Stretch
+from wand_export.spec.selftest import SELFTEST_FILE, Stretch
 from wand_export.spec.target import Target, load_target
 from wand_export.spec.voice import TENSORS_FILE, VOICE_FILE
 
@@ -353,7 +353,7 @@ def _verify(
         parities[target.name] = ladder.hold(bundle, source, expectation, target.name)
     exact = {target.name: target.parity.greedy_equal for target in targets}
     test = ladder.selftest_of(expectation, parities, exact.__getitem__, min(SELFTEST_STEPS, steps))
-    (folder / selftest.FILE).write_text(test.model_dump_json() + "\n", encoding="utf-8")
+    (folder / SELFTEST_FILE).write_text(test.model_dump_json() + "\n", encoding="utf-8")
     artifacts = {
         name: artifact.model_copy(update={"parity": parities[name]}) for name, artifact in manifest.artifacts.items()
     }
@@ -385,7 +385,7 @@ def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -
         found = f"not the reference even in float32 arithmetic: {parity.exact.psnr_db} dB; {found}"
     if parity.audio is not None and not parity.audio.passed:
         found = f"its audio decoder is at {parity.audio.psnr_db} dB, below {ladder.FLOAT32_PSNR_DB}; {found}"
-    if not allowed:
+    if not allowed or not isfinite(parity.max_abs_dlogit):
         raise ParityError(
             target.name, f"{found}, below its {floor}", "nothing was written; --allow-low-parity writes it"
         )

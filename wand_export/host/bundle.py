@@ -2,18 +2,20 @@
 
 import hashlib
 import json
+import re
 from importlib import import_module
-from pathlib import Path, PurePosixPath
+from pathlib import Path
+from stat import S_ISREG
 from typing import TYPE_CHECKING, Any, Literal, Self
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from wand_export.errors import BundleError, InputError
+from wand_export.spec.document import MAX_BYTES, load_json, validate
 from wand_export.spec.manifest import SCHEMA_VERSION, Artifact, Manifest
-from wand_export.spec.schema import explain
+from wand_export.spec.selftest import SELFTEST_FILE
 from wand_export.spec.voice import VOICE_FILE
 
 if TYPE_CHECKING:
@@ -23,6 +25,11 @@ MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
 EMBEDDINGS = "embeddings.safetensors"
 VOICES_FOLDER = "voices"
+_SAFETENSORS = {"float32": "F32", "float16": "F16"}
+_CHECKSUM = re.compile(r"(?P<digest>[0-9a-f]{64})  (?P<name>.+)")
+_PART = re.compile(r"(?!\.+$)[^\x00-\x1f\x7f-\x9f/\\]+")
+"""A file's or folder's name in a path: no backslash or control character, not dots alone."""
+_LONGEST_PART, _DEEPEST = 255, 16
 _AGAIN = "copy or export the bundle again"
 
 
@@ -30,15 +37,11 @@ class Bundle:
     """An opened bundle. Attributes: path, manifest, head_ids (int64 [V], the token id of each logit row)."""
 
     def __init__(self, path: Path, manifest: Manifest) -> None:
+        """Raises BundleError if its embedding tables are not those of the manifest."""
         self.path, self.manifest = path, manifest
         ranges = [np.arange(first, last + 1, dtype=np.int64) for first, last in manifest.head.ranges]
         self.head_ids = np.concatenate(ranges)
-        try:
-            # Rows are read from the memory map when asked for: a large text table never sits in memory.
-            embeddings: Any = safe_open(path / EMBEDDINGS, framework="numpy")
-            self._tables = {name: embeddings.get_slice(name) for name in manifest.tables}
-        except (SafetensorError, OSError) as error:
-            raise BundleError(path / EMBEDDINGS, f"unreadable: {error}", _AGAIN) from error
+        self._tables = _open_tables(path / EMBEDDINGS, manifest)
 
     @property
     def targets(self) -> list[str]:
@@ -85,7 +88,11 @@ class Bundle:
         artifact = self.manifest.artifacts[self.resolve(target)]
         if artifact.audio_decoder is None:
             raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
-        session: AudioSession = _runtime(artifact).open_audio(self.path / artifact.audio_decoder, threads)
+        if self.manifest.audio.decoder is None:
+            fix = "it speaks whole utterances: open_audio_graph()"
+            raise BundleError(self.path / MANIFEST, "audio.decoder: describes no decoder of chunks", fix)
+        file = self.path / artifact.audio_decoder
+        session: AudioSession = _runtime(artifact).open_audio(file, self.manifest.audio.decoder, threads)
         return session
 
     def open_audio_graph(self, target: str | None = None, threads: int | None = None) -> "AudioGraphSession":
@@ -134,6 +141,27 @@ def _runtime(artifact: Artifact) -> Any:
     return import_module(f"wand_export.host.runtimes.{artifact.runtime}")
 
 
+def _open_tables(file: Path, manifest: Manifest) -> dict[str, Any]:
+    """The embedding tables by name, each with the shape and type that the manifest tells.
+
+    Rows are read from the memory map when asked for: a large text table never sits in memory.
+    """
+    try:
+        embeddings: Any = safe_open(file, framework="numpy")
+        tables = {name: embeddings.get_slice(name) for name in embeddings.keys()}  # noqa: SIM118: it is no mapping
+        found = {name: (rows.get_dtype(), rows.get_shape()) for name, rows in tables.items()}
+    except (SafetensorError, OSError) as error:
+        raise BundleError(file, f"unreadable: {error}", _AGAIN) from error
+    if odd := sorted(set(found) ^ set(manifest.tables)):
+        raise BundleError(file, f"tensor {odd[0]!r} is not in both it and the manifest's tables", _AGAIN)
+    for name, table in manifest.tables.items():
+        wanted = _SAFETENSORS[table.dtype], [table.rows, manifest.model.hidden]
+        if found[name] != wanted:
+            told = f"tensor {name!r} is {found[name][0]} {found[name][1]}, not {wanted[0]} {wanted[1]}"
+            raise BundleError(file, told, "the manifest and it are of different bundles: " + _AGAIN)
+    return tables
+
+
 def load_bundle(path: Path | str, check: Literal["full", "size"] = "full") -> Bundle:
     """Open a bundle after checking it.
 
@@ -148,10 +176,14 @@ def load_bundle(path: Path | str, check: Literal["full", "size"] = "full") -> Bu
         raise BundleError(folder / CHECKSUMS, f"{odd[0]} is not in both it and {MANIFEST}", _AGAIN)
     for name, size in manifest.files.items():
         file = folder / name
-        if not file.is_file():
-            raise BundleError(file, "missing", _AGAIN)
-        if file.stat().st_size != size:
-            raise BundleError(file, f"has {file.stat().st_size} bytes, not {size}", _AGAIN)
+        try:
+            found = file.stat()
+        except OSError as error:
+            raise BundleError(file, "missing" if isinstance(error, FileNotFoundError) else str(error), _AGAIN) from error
+        if not S_ISREG(found.st_mode):
+            raise BundleError(file, "is not a file", _AGAIN)
+        if found.st_size != size:
+            raise BundleError(file, f"has {found.st_size} bytes, not {size}", _AGAIN)
     for name in listed if check == "full" else [MANIFEST]:
         if sha256_of(folder / name) != sums[name]:
             raise BundleError(folder / name, f"does not have the hash that {CHECKSUMS} gives", _AGAIN)
@@ -159,38 +191,45 @@ def load_bundle(path: Path | str, check: Literal["full", "size"] = "full") -> Bu
 
 
 def read_manifest(folder: Path) -> Manifest:
-    """The manifest of a bundle, every path in it inside the bundle. Raises BundleError."""
+    """The manifest of a bundle, consistent in itself, every path in it inside the bundle. Raises BundleError."""
     file = folder / MANIFEST
-    try:
-        data = json.loads(file.read_text(encoding="utf-8"))
-    except FileNotFoundError as error:
-        raise BundleError(file, "missing", "give the folder that wand export wrote") from error
-    except (OSError, ValueError) as error:
-        raise BundleError(file, f"unreadable: {error}", _AGAIN) from error
+    if not file.exists():
+        raise BundleError(file, "missing", "give the folder that wand export wrote")
+    data = load_json(file, _AGAIN, BundleError)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
-        raise BundleError(file, f"manifest schema {version}", f"this version reads schema {SCHEMA_VERSION}")
-    try:
-        manifest = Manifest.model_validate(data)
-    except ValidationError as error:
-        raise BundleError(file, explain(error), _AGAIN) from error
-    for artifact in manifest.artifacts.values():
-        for name in (*artifact.files, artifact.audio_decoder, artifact.twin):
-            if name is not None and name not in manifest.files:
-                raise BundleError(file, f"{name} is not among its files", _AGAIN)
-    for voice in manifest.voices:
-        if f"{VOICES_FOLDER}/{voice}/{VOICE_FILE}" not in manifest.files:
-            raise BundleError(file, f"voice {voice!r} is not among its files", _AGAIN)
+        raise BundleError(file, f"schema_version: {version!r}", f"this version reads schema {SCHEMA_VERSION}")
+    manifest = validate(file, data, Manifest, _AGAIN, BundleError)
     for name in manifest.files:
         _check_inside(file, name)
+    for place, name in _needed(manifest).items():
+        if name not in manifest.files:
+            raise BundleError(file, f"{place}: {name} is not among its files", _AGAIN)
+    if not manifest.artifacts:
+        raise BundleError(file, "artifacts: there are none", "export the bundle with a target")
     return manifest
+
+
+def _needed(manifest: Manifest) -> dict[str, str]:
+    """The files that a host opens, by the place in the manifest that asks for them."""
+    needed = {"tables": EMBEDDINGS, "files": SELFTEST_FILE}
+    for target, artifact in manifest.artifacts.items():
+        needed |= {f"artifacts.{target}.files.{i}": name for i, name in enumerate(artifact.files)}
+        for key, name in (("audio_decoder", artifact.audio_decoder), ("twin", artifact.twin)):
+            if name is not None:
+                needed[f"artifacts.{target}.{key}"] = name
+    for i, voice in enumerate(manifest.voices):
+        needed[f"voices.{i}"] = f"{VOICES_FOLDER}/{voice}/{VOICE_FILE}"
+    return needed
 
 
 def read_checksums(folder: Path) -> dict[str, str]:
     """File name -> SHA-256 in hexadecimal. Raises BundleError."""
     file = folder / CHECKSUMS
-    sums = {}
+    sums: dict[str, str] = {}
     try:
+        if file.stat().st_size > MAX_BYTES:
+            raise BundleError(file, f"has more than {MAX_BYTES} bytes", _AGAIN)
         *lines, rest = file.read_text(encoding="utf-8").split("\n")
     except FileNotFoundError as error:
         raise BundleError(file, "missing", _AGAIN) from error
@@ -199,10 +238,12 @@ def read_checksums(folder: Path) -> dict[str, str]:
     if rest:
         raise BundleError(file, "ends in the middle of a line", _AGAIN)
     for line in lines:
-        digest, separator, name = line.partition("  ")
-        if len(digest) != 64 or not separator:
+        found = _CHECKSUM.fullmatch(line)
+        if found is None:
             raise BundleError(file, f"line {line[:80]!r} is not a checksum", _AGAIN)
-        sums[name] = digest
+        if found["name"] in sums:
+            raise BundleError(file, f"{found['name']} comes twice", _AGAIN)
+        sums[found["name"]] = found["digest"]
     return sums
 
 
@@ -213,9 +254,11 @@ def sha256_of(file: Path) -> str:
 
 
 def _check_inside(file: Path, name: str) -> None:
-    path = PurePosixPath(name)
-    if path.is_absolute() or ".." in path.parts or "\\" in name or str(path) != name:
-        raise BundleError(file, f"names {name!r}, a path outside the bundle", "do not use this bundle")
+    parts = name.split("/")
+    if not all(_PART.fullmatch(part) and len(part.encode()) <= _LONGEST_PART for part in parts) or len(parts) > _DEEPEST:
+        raise BundleError(file, f"files: names {name!r}, a path outside the bundle", "do not use this bundle")
+    if name in (MANIFEST, CHECKSUMS):
+        raise BundleError(file, f"files: names {name}, which cannot give its own size", "do not use this bundle")
 
 
 def to_json(manifest: Manifest) -> str:

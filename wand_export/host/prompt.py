@@ -65,7 +65,10 @@ class Tokenizer:
             raise ValueError(f"cannot say {found[0]!r} (character {found.start()})")
         if self.text.uppercase:
             text = text.upper()
-        ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        try:
+            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
+        except Exception as error:  # the library raises bare Exceptions
+            raise ValueError(f"its tokenizer cannot read {text[:60]!r}: {error}") from error
         return ids
 
     def sentences(self, text: str) -> list[str]:
@@ -106,6 +109,8 @@ def stretches(manifest: Manifest, inputs: Inputs) -> list[Stretch]:
             found[-1] = part.table, [*found[-1][1], *ids]
         elif ids:
             found.append((part.table, ids))
+    if not found:
+        raise InputError(manifest.family, "a prefix without rows", "choose a voice that brings the inputs it takes")
     tokens = sum(len(ids) for _, ids in found)
     capacity = manifest.kv_cache.prefix_capacity
     if tokens > capacity:

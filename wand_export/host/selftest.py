@@ -1,23 +1,21 @@
 """Playing golden requests on a session, and saying how far its logits are from the expected ones."""
 
-import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
 
 from wand_export.errors import BundleError
 from wand_export.host.audio import AudioStream
 from wand_export.host.bundle import Bundle
 from wand_export.host.prompt import first_position, rows_of
 from wand_export.host.session import AudioSession, Floats, Session
-from wand_export.spec.manifest import Audio, AudioParity
-from wand_export.spec.schema import explain
-from wand_export.spec.selftest import SelfTest, Stretch
+from wand_export.spec.document import read_document
+from wand_export.spec.manifest import Audio, AudioParity, Manifest
+from wand_export.spec.selftest import SELFTEST_FILE, GoldenAudio, SelfTest, Stretch
 
-FILE = "selftest.json"
+_AGAIN = "export the bundle again"
 TIE = 1e-4
 """The best two expected logits are a tie when they are nearer than this: either may come first."""
 
@@ -125,14 +123,43 @@ class Outcome:
 
 
 def load_selftest(bundle: Bundle) -> SelfTest:
-    """The golden requests of a bundle. Raises BundleError."""
-    file = bundle.path / FILE
-    try:
-        return SelfTest.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise BundleError(file, explain(error), "export the bundle again") from error
-    except (OSError, ValueError) as error:
-        raise BundleError(file, f"unreadable: {error}", "export the bundle again") from error
+    """The golden requests of a bundle, which fit its manifest. Raises BundleError."""
+    file = bundle.path / SELFTEST_FILE
+    test = read_document(file, SelfTest, _AGAIN, BundleError)
+    if (misfit := next(_misfits(bundle.manifest, test), None)) is not None:
+        raise BundleError(file, misfit, _AGAIN)
+    return test
+
+
+def _misfits(manifest: Manifest, test: SelfTest) -> Iterator[str]:
+    """What a self-test asks for that the manifest does not have, each with its place in the file."""
+    for n, request in enumerate(test.requests):
+        for i, stretch in enumerate(request.prefix):
+            if stretch.table not in manifest.tables:
+                yield f"requests.{n}.prefix.{i}.table: {stretch.table!r} is not among the tables"
+        rows = [row for expected in request.expected for row, _ in expected.top]
+        if max(rows) >= manifest.head.rows:
+            yield f"requests.{n}.expected: row {max(rows)} lies beyond the head's {manifest.head.rows}"
+    for target in manifest.artifacts:
+        if target not in test.tolerance:
+            yield f"tolerance: has none for {target}"
+    if test.audio is not None:
+        yield from _audio_misfits(manifest, test.audio)
+
+
+def _audio_misfits(manifest: Manifest, golden: GoldenAudio) -> Iterator[str]:
+    audio = manifest.audio
+    if audio.decoder is None:
+        yield "audio: the manifest describes no audio decoder"
+        return
+    if max(golden.codes) >= audio.codes:
+        yield f"audio.codes: {max(golden.codes)} is none of the {audio.codes} codes"
+    samples = len(golden.codes) * audio.decoder.samples_per_token
+    if max(index for index, _ in golden.expected) >= samples:
+        yield f"audio.expected: an index lies beyond the {samples} samples"
+    for target, artifact in manifest.artifacts.items():
+        if artifact.audio_decoder is not None and target not in golden.tolerance:
+            yield f"audio.tolerance: has none for {target}"
 
 
 def run_selftest(bundle: Bundle, target: str, session: Session) -> Outcome:
@@ -155,7 +182,7 @@ def run_selftest(bundle: Bundle, target: str, session: Session) -> Outcome:
         max_abs_dlogit=largest,
         top1_agreement=sum(agreed) / len(agreed),
         first_divergence=None if all(agreed) else agreed.index(False),
-        passed=exact and np.isfinite(largest) and largest <= test.tolerance[target],
+        passed=exact and bool(np.isfinite(largest)) and largest <= test.tolerance[target],
     )
 
 

@@ -9,13 +9,17 @@ words, the last one serving all further ones (empty: spaces are a symbol like an
 tab and its phonemes a line.
 """
 
-import json
 import re
 from dataclasses import dataclass
 from pathlib import Path
 
 from wand_export.errors import BundleError
+from wand_export.spec.document import read_document
+from wand_export.spec.text import LEXICON_FILE, TEXT_FILE, TextTables
 
+_AGAIN = "export the bundle again"
+_LONGEST = 1 << 20
+"""Characters of a sentence: replacements may make a text longer, and those of a hostile table without end."""
 _NUMBER = r"\d+(?:,\d{3})*(?!\d)(?:\.\d+)?"
 _PIECES = re.compile(rf"[a-z]+(?:'[a-z]+)*|{_NUMBER}|\d+|[^a-z\d]")
 _LARGEST = 10**9
@@ -49,15 +53,15 @@ class Frontend:
     @classmethod
     def load(cls, folder: Path) -> "Frontend":
         """Read text.json and lexicon.tsv. Raises BundleError naming the file that is missing or not as described."""
-        file = folder / "text.json"
+        tables = read_document(folder / TEXT_FILE, TextTables, _AGAIN, BundleError)
+        file = folder / LEXICON_FILE
         try:
-            data = json.loads(file.read_text(encoding="utf-8"))
-            data["replace"] = [(old, new) for old, new in data["replace"]]
-            file = folder / "lexicon.tsv"
             lexicon = dict(line.split("\t", 1) for line in file.read_text(encoding="utf-8").splitlines())
-            return cls(**data, lexicon=lexicon)
-        except (OSError, ValueError, TypeError, KeyError) as error:
-            raise BundleError(file, f"no text tables: {error}", "export the bundle again") from error
+        except (OSError, ValueError) as error:
+            raise BundleError(file, f"no text tables: {error}", _AGAIN) from error
+        if odd := set().union(*lexicon.values()) - set(tables.symbols):
+            raise BundleError(file, f"phoneme {min(odd)!r} is not among the symbols of {TEXT_FILE}", _AGAIN)
+        return cls(**dict(tables), lexicon=lexicon)
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a sentence. Raises TextError if a character cannot be said, or nothing is left to say."""
@@ -73,8 +77,10 @@ class Frontend:
             if symbol == " " and self.boundaries:
                 found.append(self.boundaries[min(spaces, len(self.boundaries) - 1)])
                 spaces += 1
-            else:
+            elif symbol in self.symbols:
                 found.append(self.symbols[symbol])
+            else:
+                raise TextError(f"no token for phoneme {symbol!r}")
         return found
 
     def phonemes(self, text: str) -> str:
@@ -83,7 +89,7 @@ class Frontend:
         for piece in _PIECES.findall(self._normalized(text)):
             if piece in self.punctuation:
                 abbreviated = piece == "." and previous in self.abbreviations
-                if spoken.endswith(" ") and spoken[-2] not in self.punctuation and not abbreviated:
+                if spoken.endswith(" ") and spoken[-2:-1] not in self.punctuation and not abbreviated:
                     spoken = spoken[:-1] + piece + " "
             elif piece[0].isalnum():
                 for word in self._words(piece):
@@ -104,7 +110,9 @@ class Frontend:
         word = word.replace("'", "")
         spoken, longest = "", max(map(len, self.graphemes))
         while word:
-            size = next(n for n in range(longest, 0, -1) if word[:n] in self.graphemes)
+            size = next((n for n in range(longest, 0, -1) if word[:n] in self.graphemes), None)
+            if size is None:
+                raise TextError(f"no rule for {word[0]!r}")
             spoken += self.graphemes[word[:size]]
             word = word[size:]
         first = next((i for i, phoneme in enumerate(spoken) if phoneme in self.vowels), 0)
@@ -147,6 +155,8 @@ class Frontend:
             lower = re.sub(rf"{re.escape(sign)}\s*({_NUMBER})", rf"\1 {name} ", lower).replace(sign, f" {name} ")
         for old, new in self.replace:
             lower = lower.replace(old, new)
+            if len(lower) > _LONGEST:
+                raise TextError(f"more than {_LONGEST} characters after replacements")
         return lower
 
     def _words(self, piece: str) -> list[str]:
@@ -154,9 +164,12 @@ class Frontend:
         if not piece[0].isdigit():
             return self.abbreviations.get(piece, piece).split()
         whole, _, decimals = piece.replace(",", "").partition(".")
-        spelled = [self.ones[int(digit)] for digit in decimals]
-        exact = int(whole) < _LARGEST and (whole == "0" or not whole.startswith("0"))
-        words = self.number(int(whole)) if exact else [self.ones[int(digit)] for digit in whole]
+        try:
+            spelled = [self.ones[int(digit)] for digit in decimals]
+            exact = int(whole) < _LARGEST and (whole == "0" or not whole.startswith("0"))
+            words = self.number(int(whole)) if exact else [self.ones[int(digit)] for digit in whole]
+        except IndexError as error:
+            raise TextError(f"no words for the number {piece}") from error
         return words + ([self.point] if spelled else []) + spelled
 
     def number(self, value: int) -> list[str]:

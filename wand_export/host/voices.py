@@ -1,23 +1,21 @@
 """Named voices: what a folder with voice.json and latents.safetensors brings to the prefix and the audio decoder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from pydantic import ValidationError
-from safetensors import SafetensorError
-from safetensors.numpy import load_file
+from safetensors import SafetensorError, safe_open
 
 from wand_export.errors import BundleError, InputError
 from wand_export.host.bundle import VOICES_FOLDER, Bundle
 from wand_export.host.prompt import Inputs, TextEncoder, part_ids
+from wand_export.spec.document import read_document
 from wand_export.spec.manifest import Manifest
-from wand_export.spec.schema import explain
 from wand_export.spec.voice import LATENTS, TENSORS_FILE, VOICE_FILE, VoiceFile
 
+_TYPES = ("F32", "F16", "F64", "I64", "I32", "I16", "I8", "U8", "BOOL")
 _FIX = "see Voices in models/README.md"
 
 
@@ -52,20 +50,16 @@ def load_voice(folder: Path, manifest: Manifest) -> Voice:
 
     Raises InputError naming the file and what is missing, out of range, misshapen, not finite, or refused.
     """
-    file = _read(folder / VOICE_FILE)
+    file = read_document(folder / VOICE_FILE, VoiceFile, _FIX, InputError)
     tensors: dict[str, npt.NDArray[Any]] = {}
     place = folder / TENSORS_FILE
     if place.exists():
-        try:
-            tensors = load_file(place)
-        except (SafetensorError, OSError) as error:
-            raise InputError(place, f"unreadable: {error}", _FIX) from error
-    for name, tensor in tensors.items():
-        if not np.isfinite(tensor).all():
-            raise InputError(place, f"tensor {name} holds NaN or infinity", "make the voice again")
+        tensors = _read_tensors(place)
     if file.mode is not None:
         why = manifest.refused.get(file.mode, "its recipe knows no such mode")
         raise InputError(folder / VOICE_FILE, f"mode {file.mode!r}: {why}", "make the voice without it")
+    if LATENTS in tensors and tensors[LATENTS].ndim != 2:
+        raise InputError(place, f"tensor {LATENTS} has shape {list(tensors[LATENTS].shape)}, not rows", _FIX)
     given: Inputs = {"prompt_tokens": file.prompt_tokens, "globals": file.globals, **_latents(tensors)}
     taken = _taken(manifest)
     for name in [
@@ -89,15 +83,20 @@ def _latents(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.f
     return {LATENTS: tensors[LATENTS].astype(np.float32)} if LATENTS in tensors else {}
 
 
-def _read(file: Path) -> VoiceFile:
+def _read_tensors(place: Path) -> dict[str, npt.NDArray[Any]]:
+    """The tensors of a file by name, all of types that numpy has, and finite."""
     try:
-        return VoiceFile.model_validate(json.loads(file.read_text(encoding="utf-8")))
-    except ValidationError as error:
-        raise InputError(file, explain(error), _FIX) from error
-    except FileNotFoundError as error:
-        raise InputError(file, "missing", "give a voice folder: " + _FIX) from error
-    except (OSError, ValueError) as error:
-        raise InputError(file, f"unreadable: {error}", _FIX) from error
+        with safe_open(place, framework="numpy") as file:
+            for name in file.keys():  # noqa: SIM118: it is no mapping
+                if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
+                    raise InputError(place, f"tensor {name} is {kind}", f"give one of: {', '.join(_TYPES)}")
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(place, f"unreadable: {error}", _FIX) from error
+    for name, tensor in tensors.items():
+        if not np.isfinite(tensor).all():
+            raise InputError(place, f"tensor {name} holds NaN or infinity", "make the voice again")
+    return tensors
 
 
 def _check_audio(place: Path, manifest: Manifest, tensors: dict[str, npt.NDArray[Any]]) -> None:

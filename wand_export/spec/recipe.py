@@ -1,10 +1,13 @@
 """A recipe: how the checkpoint of one AR-TTS family is read and spoken with. Data, not code."""
 
+import re
 from pathlib import Path
+from string import Formatter
 from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from wand_export.spec.limits import Count, Name, Rate, Samples, Size, Slots, Tokens
 from wand_export.spec.schema import Schema, find_named, read_toml
 
 
@@ -123,12 +126,12 @@ class PrefixPart(Schema):
     """One stretch of the prefix: fixed ids, a fixed string, or an input, looked up in a table."""
 
     table: str | None = Field(None, description="latents need none: they are rows already")
-    ids: list[int] | None = None
+    ids: list[Count] | None = None
     literal: str | None = Field(None, description="a string for the tokenizer; an export replaces it by its ids")
     input: Input | None = None
-    offset: int = Field(0, ge=0, description="added to each id of the input: where the codec's code 0 lies")
-    codes: PositiveInt | None = Field(None, description="ids of the input lie below this, before the offset")
-    length: PositiveInt | None = Field(None, description="the input is required, and has this many ids or rows")
+    offset: Count = Field(0, description="added to each id of the input: where the codec's code 0 lies")
+    codes: Size | None = Field(None, description="ids of the input lie below this, before the offset")
+    length: Size | None = Field(None, description="the input is required, and has this many ids or rows")
     given: Input | None = Field(None, description="left out of a request that lacks this input")
 
     @model_validator(mode="after")
@@ -145,12 +148,16 @@ class PrefixPart(Schema):
 class Stop(Schema):
     """When generation ends: at one of `ids`, barred before min_tokens and before min_per_text x text tokens."""
 
-    ids: list[int] = Field(min_length=1)
+    ids: list[Count] = Field(min_length=1)
     tokens: list[str] = Field([], description="further stops by their strings; an export adds their ids to `ids`")
-    min_tokens: int = Field(0, ge=0)
-    min_per_text: float = 0.0
-    max_per_text: float | None = None
-    max_tokens: PositiveInt
+    min_tokens: Tokens = 0
+    min_per_text: Rate = 0.0
+    max_per_text: Rate | None = None
+    max_tokens: Slots
+
+
+_LEAST_TEMPERATURE = 1e-6
+"""Logits over a smaller one could overflow."""
 
 
 class Sampler(Schema):
@@ -160,16 +167,25 @@ class Sampler(Schema):
     """
 
     repetition_penalty: float = Field(
-        1.0, gt=0, description="logits of ids said before are divided by it where positive, else multiplied"
+        1.0, ge=1e-6, le=1e6, description="logits of ids said before are divided by it where positive, else multiplied"
     )
-    repetition_range: int = Field(0, ge=0, description="only the last N generated ids count as said; 0 counts all")
-    repetition_ids: list[int] = Field([], description="ids that always count as said")
-    temperature: float = Field(1.0, ge=0.0, description="0 picks the largest logit")
-    top_k: int = Field(0, ge=0, description="0 keeps all")
+    repetition_range: Count = Field(0, description="only the last N generated ids count as said; 0 counts all")
+    repetition_ids: list[Count] = Field([], description="ids that always count as said")
+    temperature: float = Field(1.0, ge=0.0, le=1e6, description="0 picks the largest logit")
+    top_k: Count = Field(0, description="0 keeps all")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="the token that crosses top_p is kept")
     top_p_of: Literal["top_k", "all"] = Field("top_k", description="the tokens whose probabilities sum to one for it")
     min_p: float = Field(0.0, ge=0.0, lt=1.0, description="keeps tokens at least this fraction as likely as the best")
-    repeat_window: int = Field(0, ge=0, description="a pick seen in the last N tokens is masked and redrawn from all")
+    repeat_window: Count = Field(0, description="a pick seen in the last N tokens is masked and redrawn from all")
+
+    @model_validator(mode="after")
+    def _no_tiny_temperature(self) -> Self:
+        if 0 < self.temperature < _LEAST_TEMPERATURE:
+            raise ValueError(f"temperature {self.temperature} must be 0, or at least {_LEAST_TEMPERATURE}")
+        return self
+
+
+_CLASS = re.compile(r"\[\^?(?:[^\\\[\]]|\\.)+\]", re.DOTALL)
 
 
 class Text(Schema):
@@ -184,10 +200,34 @@ class Text(Schema):
     sample: str = Field(description="a sentence that parity is measured on")
     template: str = Field("{text}", description="how a voice's {prompt_text} and the {text} are read as one string")
     added_tokens: list[str] = Field([], description="special tokens that the family's code adds, in its order")
-    tokens: dict[str, int] = Field({}, description="ids that this recipe relies on, compared with the tokenizer's")
+    tokens: dict[str, Count] = Field({}, description="ids that this recipe relies on, compared with the tokenizer's")
     uppercase: bool = Field(False, description="text is read in capital letters")
-    unsupported: str | None = Field(None, description="regular expression of characters that are refused")
+    unsupported: str | None = Field(
+        None, description="characters that are refused, as one class of a regular expression, such as [a-z]"
+    )
     expects: str | None = Field(None, description="what a text must be where it is not ordinary writing")
+
+    @model_validator(mode="after")
+    def _template_of_text(self) -> Self:
+        try:
+            fields = [field for _, *field in Formatter().parse(self.template) if field[0] is not None]
+        except ValueError as error:
+            raise ValueError(f"template {self.template!r}: {error}") from error
+        if ["text", "", None] not in fields or any(f not in (["text", "", None], ["prompt_text", "", None]) for f in fields):
+            raise ValueError(f"template {self.template!r} must hold {{text}}, and nothing in braces but {{prompt_text}}")
+        return self
+
+    @model_validator(mode="after")
+    def _one_class(self) -> Self:
+        """Other expressions may take time that grows with the square of a text, or more."""
+        if self.unsupported is not None:
+            if not _CLASS.fullmatch(self.unsupported):
+                raise ValueError(f"unsupported {self.unsupported!r} must be one class of characters, [...]")
+            try:
+                re.compile(self.unsupported)
+            except re.error as error:
+                raise ValueError(f"unsupported {self.unsupported!r}: {error}") from error
+        return self
 
 
 class AudioInput(Schema):
@@ -198,8 +238,14 @@ class AudioInput(Schema):
         description="generated codes; the vectors that they were picked from; a tensor of the voice"
     )
     dtype: Literal["int32", "int64", "float32"]
-    shape: list[int | str] = Field(description="strings are free dimensions")
+    shape: list[Size | str] = Field(max_length=8, description="strings are free dimensions")
     tensor: str | None = Field(None, description="for source voice: its name in the voice's latents.safetensors")
+
+    @model_validator(mode="after")
+    def _tensor_of_a_voice(self) -> Self:
+        if (self.tensor is None) == (self.source == "voice"):
+            raise ValueError(f"input {self.name!r} must name a tensor if its source is voice, and only then")
+        return self
 
 
 class AudioGraph(Schema):
@@ -208,7 +254,14 @@ class AudioGraph(Schema):
     Its first output, float32, holds the utterance's samples in [-1, 1] in its last dimension, the others being 1.
     """
 
-    inputs: list[AudioInput] = Field(min_length=1)
+    inputs: list[AudioInput] = Field(min_length=1, max_length=64)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> Self:
+        names = [value.name for value in self.inputs]
+        if len(set(names)) < len(names):
+            raise ValueError(f"inputs {', '.join(names)} must have names of their own")
+        return self
 
 
 class PublishedKV(Schema):
@@ -225,14 +278,14 @@ class PublishedKV(Schema):
 class Audio(Schema):
     """What the generated tokens mean, and the model that turns them into samples."""
 
-    token_rate: float = Field(gt=0, description="audio codes per second of audio")
-    sample_rate: PositiveInt
-    first_id: int = Field(0, ge=0, description="token id of audio code 0")
-    codes: PositiveInt
-    silent: list[tuple[int, int]] = Field(
+    token_rate: Rate = Field(gt=0, description="audio codes per second of audio")
+    sample_rate: Samples
+    first_id: Count = Field(0, description="token id of audio code 0")
+    codes: Size
+    silent: list[tuple[Count, Count]] = Field(
         [], description="[first, last] ranges of generated ids that carry no sound, such as the phoneme being spoken"
     )
-    silent_rate: float = Field(0.0, ge=0, description="about how many of them come with a second of audio")
+    silent_rate: Rate = Field(0.0, description="about how many of them come with a second of audio")
     vocoder: str | None = Field(None, description="folder with vocoder.json and vocoder.safetensors")
     graph: AudioGraph | None = Field(None, description="what --audio-decoder must look like")
 
@@ -241,7 +294,7 @@ class Recipe(Schema):
     """One family. Raises pydantic.ValidationError on an unknown, missing or contradictory key."""
 
     schema_version: Literal[1]
-    family: str
+    family: Name
     title: str
     licence: Licence
     checkpoint: CheckpointFiles
@@ -256,8 +309,8 @@ class Recipe(Schema):
     audio: Audio
     window: PositiveInt = Field(description="W that the method's authors or this family's tuning used")
     prefix_capacity: PositiveInt = Field(description="P where the user names none")
-    skipped_positions: int = Field(
-        0, ge=0, description="learned positions left out between the prefix and the first generated token"
+    skipped_positions: Count = Field(
+        0, description="learned positions left out between the prefix and the first generated token"
     )
     refused: dict[str, str] = Field({}, description="modes of the family that do not fit a window, and why")
     published_kv: PublishedKV | None = None

@@ -10,18 +10,22 @@ from wand_export.errors import InputError
 
 
 class Schema(BaseModel):
-    """An immutable record that refuses keys it does not know."""
+    """An immutable record that refuses keys it does not know, and numbers that are not finite."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)
 
 
 S = TypeVar("S", bound=Schema)
 
 
 def explain(error: ValidationError) -> str:
-    """The first complaint of a schema as `key: what is wrong`."""
+    """The first complaint of a schema as `key: what is wrong`; validators name the keys below theirs themselves."""
     first = error.errors()[0]
-    return f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {first['msg']}"
+    place, wrong = ".".join(str(part) for part in first["loc"]), first["msg"]
+    if first["type"] == "value_error":
+        wrong = str(first["ctx"]["error"])
+        return f"{place}: {wrong}" if place else wrong
+    return f"{place or 'document'}: {wrong}"
 
 
 def read_toml(path: Path, schema: type[S]) -> S:

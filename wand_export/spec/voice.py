@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from wand_export.spec.limits import Count
 from wand_export.spec.schema import Schema
 
 VOICE_FILE, TENSORS_FILE = "voice.json", "latents.safetensors"
@@ -16,6 +17,6 @@ class VoiceFile(Schema):
 
     schema_version: Literal[1]
     prompt_text: str | None = Field(None, description="what the reference recording says, or the voice's name")
-    prompt_tokens: list[int] = Field([], description="the reference recording's codes")
-    globals: list[int] = Field([], description="the speaker's codes")
+    prompt_tokens: list[Count] = Field([], description="the reference recording's codes")
+    globals: list[Count] = Field([], description="the speaker's codes")
     mode: str | None = Field(None, description="a mode of the family that the voice was made for, if not the usual one")

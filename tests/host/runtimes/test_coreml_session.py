@@ -13,7 +13,7 @@ from tests.host.conftest import HIDDEN, manifest_with
 from wand_export.errors import BundleError, InputError
 from wand_export.failures import as_wand_error
 from wand_export.host.runtimes import coreml
-from wand_export.spec.manifest import Artifact
+from wand_export.spec.manifest import Artifact, AudioDecoder
 
 ROWS = np.random.default_rng(0).standard_normal((9, HIDDEN)).astype(np.float32)
 
@@ -22,6 +22,12 @@ def artifact() -> Artifact:
     document = manifest_with().artifacts["plain"].model_dump(mode="json")
     changes = {"runtime": "coreml", "prefill_chunk": 4, "max_position": 100, "audio_decoder": None}
     return Artifact.model_validate(document | changes | {"files": ["plain/decoder.mlpackage/Manifest.json"]})
+
+
+def decoder() -> AudioDecoder:
+    described = manifest_with().audio.decoder
+    assert described is not None
+    return described
 
 
 class Model:
@@ -83,7 +89,7 @@ def test_a_prefix_of_one_row_is_prefilled(mac: None) -> None:
 
 
 def test_audio_on_a_mac(mac: None) -> None:
-    audio = coreml.open_audio(Path("bundle/audio/coreml/vocoder.mlpackage/Manifest.json"), None)
+    audio = coreml.open_audio(Path("bundle/audio/coreml/vocoder.mlpackage/Manifest.json"), decoder(), None)
     noise = np.ones(3, np.float32)
     samples, phase = audio.decode(np.zeros(2, np.int32), noise, 0.25)
     assert np.array_equal(samples, noise * 2)
@@ -105,7 +111,7 @@ def test_without_coremltools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch,
     monkeypatch.delitem(sys.modules, "wand_export_coreml_proto", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError) as caught:
-        coreml.open_audio(folder / "Manifest.json", None)
+        coreml.open_audio(folder / "Manifest.json", decoder(), None)
     error = as_wand_error(caught.value)
     assert isinstance(error, InputError)
     assert str(error) == "coremltools: is not installed (pip install 'wand-export[coreml]')"

@@ -15,13 +15,16 @@ import numpy as np
 import numpy.typing as npt
 
 from wand_export.errors import BundleError
-from wand_export.host.runtimes.coreml_interpreter import Interpreter
-from wand_export.host.runtimes.coreml_package import Array
+from wand_export.host.runtimes.coreml_interpreter import Function, Interpreter
+from wand_export.host.runtimes.coreml_package import Array, TensorType
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
-from wand_export.spec.manifest import Artifact, Manifest
+from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
 
 PREFILL, DECODE = "prefill", "decode"
 _AUDIO_FUNCTION = "main"
+_AGAIN = "it and the manifest are of different bundles: copy or export the bundle again"
+
+Types = Mapping[str, TensorType]
 
 
 def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> Session:
@@ -35,9 +38,9 @@ def open_exact(folder: Path, name: str, manifest: Manifest, artifact: Artifact) 
     return InterpretedSession(folder, name, manifest, artifact, half=False)
 
 
-def open_audio(path: Path, threads: int | None) -> AudioSession:
-    """The audio decoder whose package's manifest is `path`. Raises BundleError."""
-    return CoreMLAudio(path.parent) if sys.platform == "darwin" else InterpretedAudio(path.parent)
+def open_audio(path: Path, decoder: AudioDecoder, threads: int | None) -> AudioSession:
+    """The audio decoder that `decoder` describes, whose package's manifest is `path`. Raises BundleError."""
+    return CoreMLAudio(path.parent) if sys.platform == "darwin" else InterpretedAudio(path.parent, decoder)
 
 
 class PackageSession(Session):
@@ -68,7 +71,9 @@ class InterpretedSession(PackageSession):
 
     def __init__(self, folder: Path, name: str, manifest: Manifest, artifact: Artifact, *, half: bool = True) -> None:
         super().__init__(name, manifest, artifact)
-        interpreter = Interpreter((folder / artifact.files[0]).parent, half)
+        package = (folder / artifact.files[0]).parent
+        interpreter = Interpreter(package, half)
+        _check_decoder(package, interpreter.functions, manifest, artifact)
         self._functions, self._state = interpreter.functions, interpreter.new_state()
 
     def _call(self, function: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
@@ -97,6 +102,38 @@ class CoreMLSession(PackageSession):
         del self._state
 
 
+def _check_decoder(package: Path, functions: Mapping[str, Function], manifest: Manifest, artifact: Artifact) -> None:
+    """Raise BundleError unless a package holds the contract's two functions, in the manifest's sizes."""
+    model = manifest.model
+    cache = TensorType("FLOAT16", (1, model.kv_heads, manifest.kv_cache.capacity, model.head_dim))
+    states = {f"{kind}_{i}": cache for kind in ("keys", "values") for i in range(model.layers)}
+    integers = dict.fromkeys(("position", "prefix_len", "last"), TensorType("INT32", (1,)))
+    outputs = {
+        "logits": TensorType("FLOAT32", (manifest.head.rows,)),
+        "hidden": TensorType("FLOAT32", (model.hidden,)),
+    }
+    for name, rows in ((PREFILL, artifact.prefill_chunk), (DECODE, 1)):
+        inputs = {"embeds": TensorType("FLOAT32", (1, rows, model.hidden)), **integers}
+        _check_function(package, functions, name, inputs, states, outputs)
+
+
+def _check_function(
+    package: Path,
+    functions: Mapping[str, Function],
+    name: str,
+    inputs: Types,
+    states: Types,
+    outputs: Types,
+) -> None:
+    if name not in functions:
+        raise BundleError(package, f"has no function {name}", _AGAIN)
+    function = functions[name]
+    for found, wanted in ((function.inputs, inputs), (function.states, states), (function.output_types, outputs)):
+        if odd := sorted(key for key in {*found, *wanted} if found.get(key) != wanted.get(key)):
+            told = f"function {name} has {odd[0]} as {found.get(odd[0])}, not {wanted.get(odd[0])}"
+            raise BundleError(package, told, _AGAIN)
+
+
 def load(package: Path, function: str | None, units: str) -> Any:
     """coremltools' MLModel of one function. units: a name of ct.ComputeUnit. Raises BundleError if Core ML refuses."""
     import coremltools as ct
@@ -116,8 +153,17 @@ class InterpretedAudio(AudioSession):
 
     how = "interpreted"
 
-    def __init__(self, package: Path) -> None:
-        self._function = Interpreter(package, half=True).functions[_AUDIO_FUNCTION]
+    def __init__(self, package: Path, decoder: AudioDecoder) -> None:
+        functions = Interpreter(package, half=True).functions
+        phase = TensorType("FLOAT32", (1,))
+        inputs = {
+            "tokens": TensorType("INT32", (1, decoder.codes)),
+            "noise": TensorType("FLOAT32", (1, decoder.noise_samples)),
+            "phase": phase,
+        }
+        outputs = {"audio": TensorType("FLOAT32", (1, decoder.chunk_samples)), "new_phase": phase}
+        _check_function(package, functions, _AUDIO_FUNCTION, inputs, {}, outputs)
+        self._function = functions[_AUDIO_FUNCTION]
 
     def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
         outputs = self._function(_feeds(tokens, noise, phase), {})

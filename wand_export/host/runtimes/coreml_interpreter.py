@@ -74,7 +74,7 @@ class _Operation:
 class Function:
     """One function of a package, ready to be called.
 
-    Attributes: inputs and states, name -> type; outputs, names.
+    Attributes: inputs, states and output_types, name -> type; outputs, names.
     """
 
     def __init__(self, package: Package, name: str, half: bool, dense: dict[Any, Array]) -> None:
@@ -101,6 +101,8 @@ class Function:
             else:
                 self._operations.append(self._resolve(package, op, constants))
         self.outputs = list(block.outputs)
+        made = {output.name: output.type for op in self._operations for output in op.outputs}
+        self.output_types = {name: made[name] for name in self.outputs if name in made}
 
     def __call__(self, inputs: Mapping[str, Array], state: State, observe: Observer | None = None) -> dict[str, Array]:
         """Run once. `state` is read and updated.

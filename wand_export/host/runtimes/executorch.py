@@ -19,7 +19,7 @@ from executorch.extension.pybindings import _C as binding
 from wand_export.errors import BundleError, InputError
 from wand_export.host.memory import collapse_pages, release_pages
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
-from wand_export.spec.manifest import Artifact, Manifest
+from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
 
 STEP, DECODE = "step", "decode"
 """Names of the methods of a decoder and of an audio decoder."""
@@ -39,9 +39,9 @@ def open_decoder(
     return ExecutorchSession(folder, name, manifest, artifact, threads)
 
 
-def open_audio(path: Path, threads: int | None) -> "ExecutorchAudio":
-    """An audio decoder. Raises BundleError."""
-    return ExecutorchAudio(path, threads)
+def open_audio(path: Path, decoder: AudioDecoder, threads: int | None) -> "ExecutorchAudio":
+    """The audio decoder that `decoder` describes. Raises BundleError."""
+    return ExecutorchAudio(path, decoder, threads)
 
 
 class Program:
@@ -70,9 +70,20 @@ class Program:
         outputs = [meta.output_tensor_meta(i) for i in range(meta.num_outputs())]
         return [(i.dtype(), i.sizes()) for i in inputs], [(o.dtype(), o.sizes()) for o in outputs]
 
+    def state(self) -> list[tuple[int, Any]]:
+        """torch's number of the type, and the shape, of each buffer that the method keeps between calls."""
+        meta = self._method.method_meta()
+        buffers = [meta.attribute_tensor_meta(i) for i in range(meta.num_attributes())]
+        return [(buffer.dtype(), buffer.sizes()) for buffer in buffers]
+
     def run(self, inputs: Sequence[torch.Tensor]) -> list[npt.NDArray[Any]]:
         """The outputs, copies of what the method holds."""
         return [output.numpy() for output in self._method(inputs)]
+
+
+def _check_shapes(path: Path, program: Program, inputs: list[Any], outputs: list[Any]) -> None:
+    if program.shapes() != (inputs, outputs):
+        raise BundleError(path, "takes or gives other shapes than the manifest tells", "copy it again")
 
 
 def check_file(path: Path) -> None:
@@ -125,11 +136,13 @@ class ExecutorchSession(Session):
         super().__init__(name, manifest, artifact)
         path = folder / artifact.files[0]
         self._program = Program(path, STEP, threads)
-        rows = sum(last - first + 1 for first, last in manifest.head.ranges)
         inputs = [(_FLOAT, (1, self.chunk, self.hidden)), *[(_INT, (1,))] * 3]
-        outputs = [(_FLOAT, (rows,)), (_FLOAT, (self.hidden,))]
-        if self._program.shapes() != (inputs, outputs):
-            raise BundleError(path, "takes or gives other shapes than the manifest tells", "copy it again")
+        outputs = [(_FLOAT, (manifest.head.rows,)), (_FLOAT, (self.hidden,))]
+        _check_shapes(path, self._program, inputs, outputs)
+        model = manifest.model
+        cache = _FLOAT, (model.kv_heads, self.layout.capacity, model.head_dim)
+        if self._program.state() != [cache] * (2 * model.layers):
+            raise BundleError(path, "keeps another cache than the manifest tells", "copy it again")
 
     def _run(self, rows: Floats) -> StepOutput:
         integers = [torch.tensor([i], dtype=torch.int32) for i in (self.position, self.prefix_len, len(rows) - 1)]
@@ -144,8 +157,10 @@ class ExecutorchSession(Session):
 class ExecutorchAudio(AudioSession):
     """An audio decoder in ExecuTorch."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
+    def __init__(self, path: Path, decoder: AudioDecoder, threads: int | None) -> None:
         self._program = Program(path, DECODE, threads)
+        inputs = [(_INT, (1, decoder.codes)), (_FLOAT, (1, decoder.noise_samples)), (_FLOAT, (1,))]
+        _check_shapes(path, self._program, inputs, [(_FLOAT, (1, decoder.chunk_samples)), (_FLOAT, (1,))])
 
     def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
         inputs = [torch.from_numpy(np.array(tokens[None])), torch.from_numpy(np.array(noise[None]))]

@@ -1,6 +1,6 @@
 """ONNX Runtime: one dynamic-S graph whose cache outputs are bound in place of its cache inputs."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +11,10 @@ import onnxruntime as ort
 from wand_export.errors import BundleError
 from wand_export.host.memory import collapse_pages, release_pages
 from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session, StepOutput
-from wand_export.spec.manifest import Artifact, Manifest
+from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
 from wand_export.spec.recipe import AudioGraph
 
+_OTHER = "it and the manifest are of different bundles: copy or export the bundle again"
 _ONNX_TYPES = {"int32": "tensor(int32)", "int64": "tensor(int64)", "float32": "tensor(float)"}
 
 
@@ -42,9 +43,9 @@ def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact
     return OnnxSession(folder, name, manifest, artifact, threads)
 
 
-def open_audio(path: Path, threads: int | None) -> "OnnxAudio":
-    """An audio decoder. Raises BundleError."""
-    return OnnxAudio(path, threads)
+def open_audio(path: Path, decoder: AudioDecoder, threads: int | None) -> "OnnxAudio":
+    """The audio decoder that `decoder` describes. Raises BundleError."""
+    return OnnxAudio(path, decoder, threads)
 
 
 class Binding:
@@ -89,14 +90,15 @@ class OnnxSession(Session):
         for name in artifact.files[1:]:  # prepacked weights are copies; the originals need not stay
             release_pages(folder / name)
 
-    def _load(self, path: Path, manifest: Manifest, threads: int | None, capacity: int) -> None:
+    def _load(self, path: Path, manifest: Manifest, threads: int | None, capacity: int, free: bool = False) -> None:
+        """free: the graph takes a cache of any capacity."""
         self._session = load(path, threads)
+        _check_decoder(path, self._session, manifest, None if free else capacity)
         model = manifest.model
         self._cache = [
             np.zeros((model.kv_heads, capacity, model.head_dim), np.float32) for _ in range(2 * model.layers)
         ]
-        rows = sum(last - first + 1 for first, last in manifest.head.ranges)
-        self._logits, self._hidden = np.zeros(rows, np.float32), np.zeros(model.hidden, np.float32)
+        self._logits, self._hidden = np.zeros(manifest.head.rows, np.float32), np.zeros(model.hidden, np.float32)
         self._integers = {name: np.zeros(1, np.int32) for name in ("position", "prefix_len", "last")}
         self._bindings: dict[int, tuple[Binding, Floats]] = {}
 
@@ -143,7 +145,7 @@ class OnnxTwin(OnnxSession):
         Session.__init__(self, name, manifest, artifact)
         if artifact.twin is None:
             raise BundleError(folder, f"target {name} has no twin", "export it with --with-twin")
-        self._load(folder / artifact.twin, manifest, threads, self.GROWTH)
+        self._load(folder / artifact.twin, manifest, threads, self.GROWTH, free=True)
 
     def _run(self, rows: Floats) -> StepOutput:
         while self.position + len(rows) > self._cache[0].shape[1]:
@@ -155,8 +157,9 @@ class OnnxTwin(OnnxSession):
 class OnnxAudio(AudioSession):
     """An audio decoder in ONNX Runtime."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
-        self._session = load(path, threads)
+    def __init__(self, path: Path, decoder: AudioDecoder, threads: int | None) -> None:
+        self._path, self._session = path, load(path, threads)
+        _check_audio(path, self._session, decoder)
 
     def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
         feeds = {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
@@ -177,6 +180,39 @@ class OnnxAudioGraph(AudioGraphSession):
         except Exception as error:  # ONNX Runtime raises a class of its own for each status
             raise BundleError(self._path, f"it fails: {error}".splitlines()[0], "check the voice's tensors") from error
         return samples.reshape(-1)
+
+
+def _check_decoder(path: Path, session: Any, manifest: Manifest, capacity: int | None) -> None:
+    """Raise BundleError unless a graph is the contract's, in the manifest's sizes. capacity None: a free one."""
+    model = manifest.model
+    cache = "float32", [model.kv_heads, capacity, model.head_dim]
+    kinds = [f"{kind}_{i}" for kind in ("keys", "values") for i in range(model.layers)]
+    inputs = {"embeds": ("float32", [1, None, model.hidden])}
+    inputs |= {name: ("int32", [1]) for name in ("position", "prefix_len", "last")}
+    outputs = {"logits": ("float32", [manifest.head.rows]), "hidden": ("float32", [model.hidden])}
+    _check_values(path, "input", session.get_inputs(), inputs | dict.fromkeys(kinds, cache))
+    _check_values(path, "output", session.get_outputs(), outputs | {f"new_{name}": cache for name in kinds})
+
+
+def _check_audio(path: Path, session: Any, decoder: AudioDecoder) -> None:
+    """Raise BundleError unless a graph takes and gives what the manifest's audio.decoder tells."""
+    phase = "float32", [1]
+    inputs = {"tokens": ("int32", [1, decoder.codes]), "noise": ("float32", [1, decoder.noise_samples]), "phase": phase}
+    outputs = {"audio": ("float32", [1, decoder.chunk_samples]), "new_phase": phase}
+    _check_values(path, "input", session.get_inputs(), inputs)
+    _check_values(path, "output", session.get_outputs(), outputs)
+
+
+def _check_values(path: Path, what: str, values: Sequence[Any], wanted: Mapping[str, tuple[str, list[Any]]]) -> None:
+    """Raise BundleError unless a graph's values are those of `wanted`: type and shape, None for a free dimension."""
+    found = {value.name: value for value in values}
+    if odd := sorted(set(found) ^ set(wanted)):
+        raise BundleError(path, f"{what} {odd[0]!r} is {'missing' if odd[0] in wanted else 'unknown'}", _OTHER)
+    for name, (dtype, sizes) in wanted.items():
+        kind, shape = found[name].type, found[name].shape
+        fits = len(shape) == len(sizes) and all(w is None or w == s for w, s in zip(sizes, shape, strict=True))
+        if kind != _ONNX_TYPES[dtype] or not fits:
+            raise BundleError(path, f"{what} {name!r} is {kind} {shape}, not {dtype} {sizes}", _OTHER)
 
 
 def check_audio_graph(path: Path, graph: AudioGraph) -> None:
