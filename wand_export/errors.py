@@ -2,7 +2,6 @@
 
 from pathlib import Path
 
-
 _LONGEST = 1000
 
 

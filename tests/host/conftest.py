@@ -55,7 +55,8 @@ def manifest_with(**changes: Any) -> Manifest:
         },
         "artifacts": {
             "plain": {
-                "runtime": "onnx", "delegate": "cpu", "files": ["plain/decoder.onnx"], "audio_decoder": "audio.onnx", "twin": None,
+                "runtime": "onnx", "delegate": "cpu", "files": ["plain/decoder.onnx"],
+                "audio_decoder": "audio.onnx", "twin": None,
                 "precision": {"attention": half, "mlp": half, "head": half, "embeddings": "fp32"},
                 "bytes": 0, "step_bytes": 0, "prefill_chunk": 5, "emitted_by": {}, "oldest_runtime": None,
                 "thresholds": {"min_psnr_db": 0.0}, "parity": None,

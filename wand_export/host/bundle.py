@@ -148,7 +148,7 @@ def _open_tables(file: Path, manifest: Manifest) -> dict[str, Any]:
     """
     try:
         embeddings: Any = safe_open(file, framework="numpy")
-        tables = {name: embeddings.get_slice(name) for name in embeddings.keys()}  # noqa: SIM118: it is no mapping
+        tables = {name: embeddings.get_slice(name) for name in embeddings.keys()}  # noqa: SIM118
         found = {name: (rows.get_dtype(), rows.get_shape()) for name, rows in tables.items()}
     except (SafetensorError, OSError) as error:
         raise BundleError(file, f"unreadable: {error}", _AGAIN) from error
@@ -179,7 +179,9 @@ def load_bundle(path: Path | str, check: Literal["full", "size"] = "full") -> Bu
         try:
             found = file.stat()
         except OSError as error:
-            raise BundleError(file, "missing" if isinstance(error, FileNotFoundError) else str(error), _AGAIN) from error
+            raise BundleError(
+                file, "missing" if isinstance(error, FileNotFoundError) else str(error), _AGAIN
+            ) from error
         if not S_ISREG(found.st_mode):
             raise BundleError(file, "is not a file", _AGAIN)
         if found.st_size != size:
@@ -255,7 +257,10 @@ def sha256_of(file: Path) -> str:
 
 def _check_inside(file: Path, name: str) -> None:
     parts = name.split("/")
-    if not all(_PART.fullmatch(part) and len(part.encode()) <= _LONGEST_PART for part in parts) or len(parts) > _DEEPEST:
+    if (
+        not all(_PART.fullmatch(part) and len(part.encode()) <= _LONGEST_PART for part in parts)
+        or len(parts) > _DEEPEST
+    ):
         raise BundleError(file, f"files: names {name!r}, a path outside the bundle", "do not use this bundle")
     if name in (MANIFEST, CHECKSUMS):
         raise BundleError(file, f"files: names {name}, which cannot give its own size", "do not use this bundle")

@@ -87,7 +87,7 @@ def _read_tensors(place: Path) -> dict[str, npt.NDArray[Any]]:
     """The tensors of a file by name, all of types that numpy has, and finite."""
     try:
         with safe_open(place, framework="numpy") as file:
-            for name in file.keys():  # noqa: SIM118: it is no mapping
+            for name in file.keys():  # noqa: SIM118
                 if (kind := file.get_slice(name).get_dtype()) not in _TYPES:
                     raise InputError(place, f"tensor {name} is {kind}", f"give one of: {', '.join(_TYPES)}")
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118

@@ -26,7 +26,9 @@ def load_json(file: Path, fix: str, kind: type[InputError]) -> Any:
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
         text = file.read_text(encoding="utf-8")
-        data = json.loads(text, object_pairs_hook=_once, parse_float=_finite, parse_constant=_finite)
+        data = json.loads(
+            text, object_pairs_hook=_once, parse_int=_integer, parse_float=_finite, parse_constant=_finite
+        )
         _check_depth(data, MAX_DEPTH)
     except FileNotFoundError as error:
         raise kind(file, "missing", fix) from error
@@ -57,6 +59,13 @@ def _once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         (twice, _), *_ = Counter(key for key, _ in pairs).most_common(1)
         raise ValueError(f"key {twice!r} comes twice")
     return keys
+
+
+def _integer(text: str) -> int:
+    number = int(text)
+    if not -(2**63) <= number < 2**63:
+        raise ValueError(f"integer {text[:40]} has more than 64 bits")
+    return number
 
 
 def _finite(text: str) -> float:

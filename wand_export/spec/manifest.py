@@ -156,7 +156,9 @@ class Audio(Schema):
         _check_ranges("silent", self.silent)
         for first, last in self.silent:
             if first <= self.last_id and last >= self.first_id:
-                raise ValueError(f"silent [{first}, {last}] must lie outside the codes {self.first_id} to {self.last_id}")
+                raise ValueError(
+                    f"silent [{first}, {last}] must lie outside the codes {self.first_id} to {self.last_id}"
+                )
         return self
 
     @model_validator(mode="after")
@@ -328,7 +330,9 @@ class Manifest(Schema):
     def _prefix_fits_the_cache(self) -> Self:
         fixed = sum(len(part.ids or ()) + (part.length or 0) for part in self.prefix if part.given is None)
         if fixed > self.kv_cache.prefix_capacity:
-            raise ValueError(f"prefix: its {fixed} fixed rows do not fit prefix_capacity {self.kv_cache.prefix_capacity}")
+            raise ValueError(
+                f"prefix: its {fixed} fixed rows do not fit prefix_capacity {self.kv_cache.prefix_capacity}"
+            )
         return self
 
     @model_validator(mode="after")

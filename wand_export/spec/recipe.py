@@ -213,8 +213,12 @@ class Text(Schema):
             fields = [field for _, *field in Formatter().parse(self.template) if field[0] is not None]
         except ValueError as error:
             raise ValueError(f"template {self.template!r}: {error}") from error
-        if ["text", "", None] not in fields or any(f not in (["text", "", None], ["prompt_text", "", None]) for f in fields):
-            raise ValueError(f"template {self.template!r} must hold {{text}}, and nothing in braces but {{prompt_text}}")
+        if ["text", "", None] not in fields or any(
+            f not in (["text", "", None], ["prompt_text", "", None]) for f in fields
+        ):
+            raise ValueError(
+                f"template {self.template!r} must hold {{text}}, and nothing in braces but {{prompt_text}}"
+            )
         return self
 
     @model_validator(mode="after")

@@ -33,7 +33,8 @@ def load(path: Path, threads: int | None) -> Any:
     try:
         session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each status, UnicodeDecodeError too
-        raise BundleError(path, f"ONNX Runtime {ort.__version__} refuses it: {error}".splitlines()[0], "") from error
+        found = f"ONNX Runtime {ort.__version__} refuses it: {error}".splitlines()[0]
+        raise BundleError(path, found, "copy or export the bundle again") from error
     collapse_pages()
     return session
 

@@ -1,0 +1,370 @@
+"""Hostile bundles with right checksums: each has to be refused in one line, or to work.
+
+    python tests/host/mutants.py BUNDLE [--count N] [--seed N] [--files PATTERN] [--write DIR]
+
+A mutant is one file of the bundle with one change: every value of its JSON removed, of another type, negative, huge or
+not finite, a path out of the bundle, a list emptied or doubled, a key unknown or twice; lines of a table or of the
+checksums likewise; the header of a safetensors file likewise. Its size in the manifest and its checksums are made
+right again, as an attacker would. Then the bundle is used as an app uses it: loaded, each target opened, a sentence
+planned and its first tokens spoken, the self-test run. The command line does so in a process for each, with 2 GB and
+20 seconds; it ends with "N passed, N failed". --write only writes the mutated files, DIR/NNNN/NAME, for hosts in other
+languages.
+"""
+
+import argparse
+import hashlib
+import json
+import multiprocessing
+import os
+import random
+import resource
+import shutil
+import sys
+import tempfile
+import traceback
+from collections import Counter
+from collections.abc import Iterable, Iterator
+from copy import deepcopy
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from wand_export.errors import InputError
+from wand_export.host.audio import AudioStream, GraphStream
+from wand_export.host.bundle import CHECKSUMS, MANIFEST, Bundle, load_bundle
+from wand_export.host.selftest import run_audio_selftest, run_selftest
+from wand_export.host.speech import Speaker, tokens
+from wand_export.host.voices import Voice, open_voice
+
+SENTENCE = "A bad cab."
+TOKENS = 6
+SECONDS, BYTES = 20, 2 << 30
+
+RAW = "\0raw\0"
+"""Stands in a document where JSON text follows that json.dumps would not write."""
+RAWS = [
+    "NaN",
+    "Infinity",
+    "-Infinity",
+    "1e999",
+    "[" * 5000 + "]" * 5000,
+    '{"a": 1, "a": 2}',
+    "01",
+    '"\\ud800"',
+    "1" * 500,
+]
+VALUES: list[Any] = [
+    None, True, False, -1, 0, 1, 2, 3, 255, 4096, 2**20, 2**31 - 1, 2**31, 2**32, 2**53, 2**63, 2**64, 10**30,
+    0.5, 1e-300, 1e308, -1e308, "", "x", "7", ".", "..", "../x", "/etc/passwd", "a/b", "a\\b", "a\nb", "\0", "\x1b[31m",
+    "{x}", "{text.__class__}", "{text:>999999999}", "(a+)+$", "[", "latents", "é" * 300, "x" * 20_000,
+    [], {}, [0], [[]], [0] * 5000, {"x": 1}, [[0, 2**31 - 1]], [[5, 2]], [[0, 1], [1, 2]],
+]  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Mutant:
+    """One changed file of a bundle."""
+
+    file: str
+    what: str
+    data: bytes
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of a bundle: "spoke", "refused" (and why), or else what must not be."""
+
+    kind: str
+    why: str = ""
+
+    @property
+    def passed(self) -> bool:
+        return self.kind in ("spoke", "refused")
+
+
+def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+    """The path of every value in a document; of long lists and tables the first few and the last."""
+    if path:
+        yield path
+    keys = list(value) if isinstance(value, dict) else list(range(len(value))) if isinstance(value, list) else []
+    for key in keys if len(keys) <= 40 else [*keys[:3], keys[-1]]:
+        yield from places(value[key], (*path, key))
+
+
+def changes(value: Any) -> Iterator[tuple[str, Any]]:
+    """Other values in the place of one, each with its description."""
+    return ((what, v) for what, v in _candidates(value) if v != value or type(v) is not type(value))
+
+
+def _candidates(value: Any) -> Iterator[tuple[str, Any]]:
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        yield from [("one more", value + 1), ("doubled", value * 2), ("negative", -value), ("as a string", str(value))]
+    if isinstance(value, list) and value:
+        yield from [("first twice", [value[0], *value]), ("backwards", value[::-1]), ("without its last", value[:-1])]
+        yield "a thousand times", value * 1000
+    if isinstance(value, dict):
+        some = next(iter(value.values()), 1)
+        yield from ((f"with key {key!r}", {**value, key: some}) for key in ("unknown", "../x", "a\nb"))
+    yield from ((f"= {json.dumps(other)[:60]}", other) for other in VALUES)
+
+
+def document_mutants(text: str) -> Iterator[tuple[str, str]]:
+    """JSON texts that differ from one in one place, or as a whole."""
+    document = json.loads(text)
+    for path in places(document):
+        name = "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
+        *outer, last = path
+        parent = document
+        for key in outer:
+            parent = parent[key]
+
+        def with_change(change: Any, outer: list[Any] = outer, last: Any = last) -> Any:
+            copy = deepcopy(document)
+            place = copy
+            for key in outer:
+                place = place[key]
+            change(place, last)
+            return copy
+
+        yield f"{name} removed", json.dumps(with_change(lambda place, key: place.pop(key)))
+        for what, value in changes(parent[last]):
+            yield f"{name} {what}", json.dumps(with_change(lambda place, key, v=value: place.__setitem__(key, v)))
+        for raw in RAWS:
+            changed = json.dumps(with_change(lambda place, key: place.__setitem__(key, RAW)))
+            yield f"{name} = {raw[:20]}", changed.replace(json.dumps(RAW), raw)
+    yield "empty", ""
+    yield "null", "null"
+    yield "a list", "[]"
+    yield "cut in the middle", text[: len(text) // 2]
+    yield "behind a byte order mark", "\ufeff" + text
+    yield "behind another", text + text
+    yield "its first key twice", text.replace("{", '{"schema_version": 1, ', 1)
+    yield "nested without end", "[" * 10**5
+    yield "beyond its size", text + " " * (20 << 20)
+
+
+def line_mutants(text: str) -> Iterator[tuple[str, str]]:
+    """Texts of lines that differ from one in a line, or as a whole."""
+    lines = text.splitlines(keepends=True)
+    others = ["\n", "\t\n", "x\n", "a\t\n", "\ta\n", "a\tq\tq\n", "\0\t\0\n", "a" * 10**6 + "\n", "../x\t../x\n"]
+    others += [f"{'0' * 64}  {name}\n" for name in ("../x", "/etc/passwd", "x", "", "a\\b", MANIFEST, CHECKSUMS)]
+    for n in {0, len(lines) // 2, len(lines) - 1}:
+        head, line, tail = lines[:n], lines[n], lines[n + 1 :]
+        some = [
+            ("removed", ""),
+            ("twice", line * 2),
+            ("in capitals", line.upper()),
+            ("cut", line[:9]),
+            ("spaced", " " + line),
+        ]
+        some += [("with a carriage return", line.rstrip("\n") + "\r\n"), ("without its end", line.rstrip("\n"))]
+        for what, changed in [*some, *((f"= {other[:30]!r}", other) for other in others)]:
+            yield f"line {n} {what}", "".join([*head, changed, *tail])
+    yield "empty", ""
+    yield "backwards", "".join(lines[::-1])
+    yield "behind a byte order mark", "\ufeff" + text
+    yield "not UTF-8", text + "\udcff\n"
+
+
+def tensor_mutants(data: bytes) -> Iterator[tuple[str, bytes]]:
+    """safetensors files whose header differs from one in a place, or that are cut."""
+    size = int.from_bytes(data[:8], "little")
+    header, rest = data[8 : 8 + size], data[8 + size :]
+    for what, text in document_mutants(header.decode()):
+        changed = text.encode(errors="surrogateescape")
+        yield f"header {what}", len(changed).to_bytes(8, "little") + changed + rest
+    for told in (0, 1, size - 1, size + 1, len(data), 2**31, 2**63, 2**64 - 1):
+        yield f"header of {told} bytes", told.to_bytes(8, "little") + data[8:]
+    for cut in (0, 7, 8, 8 + size, len(data) - 1):
+        yield f"cut at {cut}", data[:cut]
+    yield "with bytes behind it", data + b"\0" * 64
+    yield "of infinities", data[: 8 + size] + b"\x00\x00\x80\x7f" * (len(rest) // 4)
+
+
+def mutants(folder: Path, pattern: str = "*") -> Iterator[Mutant]:
+    """Every mutant of the files of a bundle whose names match a pattern."""
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        name = file.relative_to(folder).as_posix()
+        if not fnmatch(name, pattern) or name.endswith(".mlpackage/Manifest.json"):
+            continue
+        if file.suffix == ".json":
+            found = ((what, text.encode(errors="surrogateescape")) for what, text in document_mutants(file.read_text()))
+        elif name == CHECKSUMS or file.suffix == ".tsv":
+            found = ((what, text.encode(errors="surrogateescape")) for what, text in line_mutants(file.read_text()))
+        elif file.suffix == ".safetensors":
+            found = tensor_mutants(file.read_bytes())
+        else:
+            continue
+        yield from (Mutant(name, what, data) for what, data in found)
+
+
+def chosen(folder: Path, pattern: str, count: int, seed: int) -> list[Mutant]:
+    """`count` of the mutants, or all, by a seed."""
+    found = list(enumerate(mutants(folder, pattern)))
+    picked = random.Random(seed).sample(found, min(count, len(found)))
+    return [mutant for _, mutant in sorted(picked, key=lambda pair: pair[0])]
+
+
+def link(folder: Path, copy: Path) -> None:
+    """A copy of a bundle whose files are links: one is replaced by a mutant, none is written to."""
+    shutil.copytree(folder, copy, copy_function=lambda source, place: os.symlink(Path(source).resolve(), place))
+
+
+def put(folder: Path, mutant: Mutant, clean: Path) -> None:
+    """Replace a file of a linked copy of `clean`, and make the manifest's size of it and the checksums right."""
+    replaced = {mutant.file: mutant.data}
+    if mutant.file not in (MANIFEST, CHECKSUMS):
+        manifest = json.loads((clean / MANIFEST).read_text())
+        manifest["files"][mutant.file] = len(mutant.data)
+        replaced[MANIFEST] = json.dumps(manifest).encode()
+    if mutant.file != CHECKSUMS:
+        lines = dict(line.split("  ")[::-1] for line in (clean / CHECKSUMS).read_text().splitlines())
+        lines |= {name: hashlib.sha256(data).hexdigest() for name, data in replaced.items()}
+        if mutant.file == MANIFEST:
+            lines = _listed(mutant.data, lines)
+        replaced[CHECKSUMS] = "".join(f"{digest}  {name}\n" for name, digest in lines.items()).encode()
+    for name, data in replaced.items():
+        (folder / name).unlink()
+        (folder / name).write_bytes(data)
+
+
+def _listed(manifest: bytes, lines: dict[str, str]) -> dict[str, str]:
+    """The checksums of just the files that a mutated manifest names, as far as it can be read."""
+    try:
+        files = json.loads(manifest)["files"]
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return lines
+    if not isinstance(files, dict):
+        return lines
+    return {name: lines.get(name, "0" * 64) for name in [*(n for n in files if "\n" not in n), MANIFEST]}
+
+
+def restore(folder: Path, mutant: Mutant, clean: Path) -> None:
+    """Undo put()."""
+    for name in {mutant.file, MANIFEST, CHECKSUMS}:
+        (folder / name).unlink(missing_ok=True)
+        os.symlink((clean / name).resolve(), folder / name)
+
+
+def use(folder: Path, sentence: str, targets: int | None = None) -> None:
+    """Load a bundle, open its first targets, or all; speak some tokens in each voice, run the self-test."""
+    bundle = load_bundle(folder)
+    voices: list[Voice | None] = [open_voice(bundle, name) for name in bundle.manifest.voices] or [None]
+    for target, artifact in list(bundle.manifest.artifacts.items())[:targets]:
+        with bundle.open(target, threads=1) as session:
+            for voice in voices:
+                speak(bundle, Speaker(bundle, session, _audio(bundle, target), voice), sentence)
+            run_selftest(bundle, target, session)
+        run_audio_selftest(bundle, target)
+        if artifact.twin is not None:
+            bundle.open_twin(target, threads=1).close()
+
+
+def _audio(bundle: Bundle, target: str) -> Any:
+    audio = bundle.manifest.audio
+    if bundle.manifest.artifacts[target].audio_decoder is None or (audio.decoder is None and audio.graph is None):
+        return None
+    return bundle.open_audio(target, 1) if audio.decoder is not None else bundle.open_audio_graph(target, 1)
+
+
+def speak(bundle: Bundle, speaker: Speaker, sentence: str) -> None:
+    """The first tokens of a sentence, and their samples."""
+    plan = speaker.plan(sentence)
+    stream: AudioStream | GraphStream | None = speaker._stream(0)
+    for token, hidden in islice(tokens(bundle, speaker.session, plan[0], 0), TOKENS):
+        if stream is not None:
+            stream.feed(token, hidden)
+    if stream is not None:
+        stream.finish()
+
+
+def outcome(folder: Path, sentence: str, targets: int | None = None) -> Outcome:
+    """What becomes of a bundle that is used."""
+    try:
+        use(folder, sentence, targets)
+    except InputError as error:
+        whole = error.value and error.fix and "\n" not in str(error)
+        return Outcome("refused" if whole else "refused without a whole sentence", str(error))
+    except BaseException as error:  # whatever it is, a panic of a library included, is what is looked for
+        return Outcome(type(error).__name__, "".join(traceback.format_exception(error)[-3:]))
+    return Outcome("spoke")
+
+
+def _child(folder: Path, sentence: str, answer: Any) -> None:
+    pages = int(Path("/proc/self/statm").read_text().split()[0])
+    limit = pages * resource.getpagesize() + BYTES
+    resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+    answer.send(outcome(folder, sentence))
+    answer.close()
+    os._exit(0)
+
+
+def outcome_apart(folder: Path, sentence: str) -> Outcome:
+    """As outcome(), in a process of its own with a limit of memory and time."""
+    context = multiprocessing.get_context("fork")
+    ours, theirs = context.Pipe(duplex=False)
+    process = context.Process(target=_child, args=(folder, sentence, theirs))
+    process.start()
+    theirs.close()
+    try:
+        return ours.recv() if ours.poll(SECONDS) else Outcome("hung", f"over {SECONDS} s")
+    except EOFError:
+        process.join()
+        return Outcome("died", f"exit code {process.exitcode}")
+    finally:
+        process.kill()
+        process.join()
+
+
+def main(arguments: list[str]) -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("bundle", type=Path)
+    parser.add_argument("--count", type=int, default=10**9)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--files", default=MANIFEST, help="which files to change, as a glob (manifest.json)")
+    parser.add_argument("--sentence", default=SENTENCE)
+    parser.add_argument("--write", type=Path)
+    given = parser.parse_args(arguments)
+    found = chosen(given.bundle, given.files, given.count, given.seed)
+    if given.write is not None:
+        return write(given.write, found)
+    with tempfile.TemporaryDirectory() as place:
+        return attack(given.bundle, Path(place) / "bundle", found, given.sentence)
+
+
+def write(folder: Path, found: Iterable[Mutant]) -> int:
+    """Each mutant's file in a folder of its own, and index.tsv: number, file, what was changed."""
+    folder.mkdir(parents=True)
+    lines = []
+    for n, mutant in enumerate(found):
+        file = folder / f"{n:04}" / mutant.file
+        file.parent.mkdir(parents=True)
+        file.write_bytes(mutant.data)
+        lines.append(f"{n:04}\t{mutant.file}\t{mutant.what}\n")
+    (folder / "index.tsv").write_text("".join(lines), encoding="utf-8")
+    return 0
+
+
+def attack(clean: Path, copy: Path, found: Iterable[Mutant], sentence: str) -> int:
+    """Use every mutant, tell of those that neither spoke nor were refused, and count."""
+    link(clean, copy)
+    if (untouched := outcome_apart(copy, sentence)).kind != "spoke":
+        print(f"the bundle itself: {untouched.kind}: {untouched.why}")
+        return 2
+    counts: Counter[str] = Counter()
+    for mutant in found:
+        put(copy, mutant, clean)
+        result = outcome_apart(copy, sentence)
+        restore(copy, mutant, clean)
+        counts[result.kind if result.passed else "failed"] += 1
+        if not result.passed:
+            print(f"{mutant.file}: {mutant.what}: {result.kind}: {result.why}", flush=True)
+    print(f"{counts['spoke']} spoke, {counts['refused']} were refused")
+    print(f"{counts['spoke'] + counts['refused']} passed, {counts['failed']} failed")
+    return int(counts["failed"] > 0)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
