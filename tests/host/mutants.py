@@ -23,10 +23,11 @@ import sys
 import tempfile
 import traceback
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from copy import deepcopy
 from dataclasses import dataclass
 from fnmatch import fnmatch
+from functools import partial, reduce
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -42,6 +43,11 @@ SENTENCE = "A bad cab."
 TOKENS = 6
 SECONDS, BYTES = 20, 2 << 30
 
+Change = tuple[str, Callable[[], bytes]]
+"""What is changed, and the bytes of the file then."""
+Keys = tuple[str | int, ...]
+
+REMOVED = object()
 RAW = "\0raw\0"
 """Stands in a document where JSON text follows that json.dumps would not write."""
 RAWS = [
@@ -69,7 +75,7 @@ class Mutant:
 
     file: str
     what: str
-    data: bytes
+    make: Callable[[], bytes]
 
 
 @dataclass(frozen=True)
@@ -84,7 +90,7 @@ class Outcome:
         return self.kind in ("spoke", "refused")
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def places(value: Any, path: Keys = ()) -> Iterator[Keys]:
     """The path of every value in a document; of long lists and tables the first few and the last."""
     if path:
         yield path
@@ -110,101 +116,105 @@ def _candidates(value: Any) -> Iterator[tuple[str, Any]]:
     yield from ((f"= {json.dumps(other)[:60]}", other) for other in VALUES)
 
 
-def document_mutants(text: str) -> Iterator[tuple[str, str]]:
+def document_mutants(text: str) -> Iterator[Change]:
     """JSON texts that differ from one in one place, or as a whole."""
     document = json.loads(text)
     for path in places(document):
         name = "$" + "".join(f"[{key}]" if isinstance(key, int) else f".{key}" for key in path)
-        *outer, last = path
-        parent = document
-        for key in outer:
-            parent = parent[key]
-
-        def with_change(change: Any, outer: list[Any] = outer, last: Any = last) -> Any:
-            copy = deepcopy(document)
-            place = copy
-            for key in outer:
-                place = place[key]
-            change(place, last)
-            return copy
-
-        yield f"{name} removed", json.dumps(with_change(lambda place, key: place.pop(key)))
-        for what, value in changes(parent[last]):
-            yield f"{name} {what}", json.dumps(with_change(lambda place, key, v=value: place.__setitem__(key, v)))
+        value = reduce(lambda place, key: place[key], path, document)
+        yield f"{name} removed", partial(_changed, document, path, REMOVED)
+        for what, other in changes(value):
+            yield f"{name} {what}", partial(_changed, document, path, other)
         for raw in RAWS:
-            changed = json.dumps(with_change(lambda place, key: place.__setitem__(key, RAW)))
-            yield f"{name} = {raw[:20]}", changed.replace(json.dumps(RAW), raw)
-    yield "empty", ""
-    yield "null", "null"
-    yield "a list", "[]"
-    yield "cut in the middle", text[: len(text) // 2]
-    yield "behind a byte order mark", "\ufeff" + text
-    yield "behind another", text + text
-    yield "its first key twice", text.replace("{", '{"schema_version": 1, ', 1)
-    yield "nested without end", "[" * 10**5
-    yield "beyond its size", text + " " * (20 << 20)
+            yield f"{name} = {raw[:20]}", partial(_raw, document, path, raw)
+    yield "empty", lambda: b""
+    yield "null", lambda: b"null"
+    yield "a list", lambda: b"[]"
+    yield "cut in the middle", lambda: text[: len(text) // 2].encode(errors="replace")
+    yield "behind a byte order mark", lambda: b"\xef\xbb\xbf" + text.encode()
+    yield "behind another", lambda: (text + text).encode()
+    yield "its first key twice", lambda: text.replace("{", '{"schema_version": 1, ', 1).encode()
+    yield "nested without end", lambda: b"[" * 10**5
+    yield "beyond its size", lambda: text.encode() + b" " * (20 << 20)
 
 
-def line_mutants(text: str) -> Iterator[tuple[str, str]]:
+def _changed(document: Any, path: Keys, value: Any) -> bytes:
+    copy = deepcopy(document)
+    *outer, last = path
+    place = reduce(lambda place, key: place[key], outer, copy)
+    if value is REMOVED:
+        del place[last]
+    else:
+        place[last] = value
+    return json.dumps(copy).encode()
+
+
+def _raw(document: Any, path: Keys, raw: str) -> bytes:
+    return _changed(document, path, RAW).replace(json.dumps(RAW).encode(), raw.encode())
+
+
+def line_mutants(text: str) -> Iterator[Change]:
     """Texts of lines that differ from one in a line, or as a whole."""
     lines = text.splitlines(keepends=True)
     others = ["\n", "\t\n", "x\n", "a\t\n", "\ta\n", "a\tq\tq\n", "\0\t\0\n", "a" * 10**6 + "\n", "../x\t../x\n"]
     others += [f"{'0' * 64}  {name}\n" for name in ("../x", "/etc/passwd", "x", "", "a\\b", MANIFEST, CHECKSUMS)]
-    for n in {0, len(lines) // 2, len(lines) - 1}:
-        head, line, tail = lines[:n], lines[n], lines[n + 1 :]
-        some = [
-            ("removed", ""),
-            ("twice", line * 2),
-            ("in capitals", line.upper()),
-            ("cut", line[:9]),
-            ("spaced", " " + line),
-        ]
-        some += [("with a carriage return", line.rstrip("\n") + "\r\n"), ("without its end", line.rstrip("\n"))]
-        for what, changed in [*some, *((f"= {other[:30]!r}", other) for other in others)]:
-            yield f"line {n} {what}", "".join([*head, changed, *tail])
-    yield "empty", ""
-    yield "backwards", "".join(lines[::-1])
-    yield "behind a byte order mark", "\ufeff" + text
-    yield "not UTF-8", text + "\udcff\n"
+    for n in sorted({0, len(lines) // 2, len(lines) - 1}):
+        line = lines[n]
+        some = [("removed", ""), ("twice", line * 2), ("in capitals", line.upper()), ("cut", line[:9])]
+        some += [("spaced", " " + line), ("with a carriage return", line.rstrip("\n") + "\r\n")]
+        some += [("without its end", line.rstrip("\n")), *((f"= {other[:30]!r}", other) for other in others)]
+        for what, changed in some:
+            yield f"line {n} {what}", partial(_joined, lines, n, changed)
+    yield "empty", lambda: b""
+    yield "backwards", lambda: "".join(lines[::-1]).encode()
+    yield "behind a byte order mark", lambda: b"\xef\xbb\xbf" + text.encode()
+    yield "not UTF-8", lambda: text.encode() + b"\xff\n"
 
 
-def tensor_mutants(data: bytes) -> Iterator[tuple[str, bytes]]:
+def _joined(lines: list[str], n: int, changed: str) -> bytes:
+    return "".join([*lines[:n], changed, *lines[n + 1 :]]).encode()
+
+
+def tensor_mutants(data: bytes) -> Iterator[Change]:
     """safetensors files whose header differs from one in a place, or that are cut."""
     size = int.from_bytes(data[:8], "little")
     header, rest = data[8 : 8 + size], data[8 + size :]
-    for what, text in document_mutants(header.decode()):
-        changed = text.encode(errors="surrogateescape")
-        yield f"header {what}", len(changed).to_bytes(8, "little") + changed + rest
+    for what, make in document_mutants(header.decode()):
+        yield f"header {what}", partial(_headed, make, rest)
     for told in (0, 1, size - 1, size + 1, len(data), 2**31, 2**63, 2**64 - 1):
-        yield f"header of {told} bytes", told.to_bytes(8, "little") + data[8:]
+        yield f"header of {told} bytes", partial(bytes.__add__, told.to_bytes(8, "little"), data[8:])
     for cut in (0, 7, 8, 8 + size, len(data) - 1):
-        yield f"cut at {cut}", data[:cut]
-    yield "with bytes behind it", data + b"\0" * 64
-    yield "of infinities", data[: 8 + size] + b"\x00\x00\x80\x7f" * (len(rest) // 4)
+        yield f"cut at {cut}", partial(data.__getitem__, slice(cut))
+    yield "with bytes behind it", lambda: data + b"\0" * 64
+    yield "of infinities", lambda: data[: 8 + size] + b"\x00\x00\x80\x7f" * (len(rest) // 4)
+
+
+def _headed(make: Callable[[], bytes], rest: bytes) -> bytes:
+    header = make()
+    return len(header).to_bytes(8, "little") + header + rest
 
 
 def mutants(folder: Path, pattern: str = "*") -> Iterator[Mutant]:
     """Every mutant of the files of a bundle whose names match a pattern."""
     for file in sorted(path for path in folder.rglob("*") if path.is_file()):
         name = file.relative_to(folder).as_posix()
-        if not fnmatch(name, pattern) or name.endswith(".mlpackage/Manifest.json"):
+        if not fnmatch(name, pattern) or ".mlpackage/" in name:
             continue
+        found: Iterator[Change] = iter(())
         if file.suffix == ".json":
-            found = ((what, text.encode(errors="surrogateescape")) for what, text in document_mutants(file.read_text()))
+            found = document_mutants(file.read_text())
         elif name == CHECKSUMS or file.suffix == ".tsv":
-            found = ((what, text.encode(errors="surrogateescape")) for what, text in line_mutants(file.read_text()))
+            found = line_mutants(file.read_text())
         elif file.suffix == ".safetensors":
             found = tensor_mutants(file.read_bytes())
-        else:
-            continue
-        yield from (Mutant(name, what, data) for what, data in found)
+        yield from (Mutant(name, what, make) for what, make in found)
 
 
 def chosen(folder: Path, pattern: str, count: int, seed: int) -> list[Mutant]:
-    """`count` of the mutants, or all, by a seed."""
-    found = list(enumerate(mutants(folder, pattern)))
-    picked = random.Random(seed).sample(found, min(count, len(found)))
-    return [mutant for _, mutant in sorted(picked, key=lambda pair: pair[0])]
+    """`count` of the mutants, or all, by a seed, in their order."""
+    found = list(mutants(folder, pattern))
+    picked = random.Random(seed).sample(range(len(found)), min(count, len(found)))
+    return [found[i] for i in sorted(picked)]
 
 
 def link(folder: Path, copy: Path) -> None:
@@ -214,16 +224,17 @@ def link(folder: Path, copy: Path) -> None:
 
 def put(folder: Path, mutant: Mutant, clean: Path) -> None:
     """Replace a file of a linked copy of `clean`, and make the manifest's size of it and the checksums right."""
-    replaced = {mutant.file: mutant.data}
+    data = mutant.make()
+    replaced = {mutant.file: data}
     if mutant.file not in (MANIFEST, CHECKSUMS):
         manifest = json.loads((clean / MANIFEST).read_text())
-        manifest["files"][mutant.file] = len(mutant.data)
+        manifest["files"][mutant.file] = len(data)
         replaced[MANIFEST] = json.dumps(manifest).encode()
     if mutant.file != CHECKSUMS:
         lines = dict(line.split("  ")[::-1] for line in (clean / CHECKSUMS).read_text().splitlines())
         lines |= {name: hashlib.sha256(data).hexdigest() for name, data in replaced.items()}
         if mutant.file == MANIFEST:
-            lines = _listed(mutant.data, lines)
+            lines = _listed(data, lines)
         replaced[CHECKSUMS] = "".join(f"{digest}  {name}\n" for name, digest in lines.items()).encode()
     for name, data in replaced.items():
         (folder / name).unlink()
@@ -341,7 +352,7 @@ def write(folder: Path, found: Iterable[Mutant]) -> int:
     for n, mutant in enumerate(found):
         file = folder / f"{n:04}" / mutant.file
         file.parent.mkdir(parents=True)
-        file.write_bytes(mutant.data)
+        file.write_bytes(mutant.make())
         lines.append(f"{n:04}\t{mutant.file}\t{mutant.what}\n")
     (folder / "index.tsv").write_text("".join(lines), encoding="utf-8")
     return 0

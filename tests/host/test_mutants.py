@@ -4,11 +4,12 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
+from random import Random
 from typing import Any
 
 import numpy as np
 import pytest
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save, save_file
 
 from tests.host.mutants import (
     SENTENCE,
@@ -27,6 +28,7 @@ from tests.host.mutants import (
 from wand_export.errors import InputError
 from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST
 from wand_export.host.voices import load_voice
+from wand_export.spec.selftest import SELFTEST_FILE
 
 Attack = Callable[[Mutant], Outcome]
 
@@ -47,9 +49,9 @@ def attack(exported: Path, tmp_path_factory: pytest.TempPathFactory) -> Attack:
     return attacked
 
 
-def manifest_with(folder: Path, path: str, value: Any) -> Mutant:
-    """The manifest with another value at a path of keys and indices apart by dots; `...` removes it."""
-    document = json.loads((folder / MANIFEST).read_text())
+def with_value(folder: Path, path: str, value: Any, file: str = MANIFEST) -> Mutant:
+    """A file with another value at a path of keys and indices apart by dots; `...` removes it."""
+    document = json.loads((folder / file).read_text())
     *outer, last = [int(key) if key.isdigit() else key for key in path.split(".")]
     place = document
     for key in outer:
@@ -58,7 +60,7 @@ def manifest_with(folder: Path, path: str, value: Any) -> Mutant:
         del place[last]
     else:
         place[last] = value
-    return Mutant(MANIFEST, path, json.dumps(document).encode())
+    return Mutant(file, path, lambda: json.dumps(document).encode())
 
 
 LIES: list[tuple[str, Any, str]] = [
@@ -72,8 +74,8 @@ LIES: list[tuple[str, Any, str]] = [
     ("model.layers", 1, "kv_cache.bytes"),
     ("model.hidden", 128, EMBEDDINGS),
     ("model.kv_heads", 3, "heads 4 must be a multiple"),
-    ("model.head_dim", 2**63, "model.head_dim"),
-    ("model.parameters", 2**64, "model.parameters"),
+    ("model.head_dim", 2**62, "model.head_dim"),
+    ("model.parameters", 2**62, "model.parameters"),
     ("tables.speech.rows", 38, f"{EMBEDDINGS}: tensor 'speech' is F32"),
     ("tables.speech.rows", 2**31, "tables.speech.rows"),
     ("tables.speech.dtype", "float16", EMBEDDINGS),
@@ -138,7 +140,7 @@ LIES: list[tuple[str, Any, str]] = [
 def test_a_manifest_that_lies_is_refused_by_name(
     attack: Attack, exported: Path, path: str, value: Any, words: str
 ) -> None:
-    result = attack(manifest_with(exported, path, value))
+    result = attack(with_value(exported, path, value))
     assert result.kind == "refused", result
     assert re.search(words, result.why), result.why
 
@@ -170,11 +172,66 @@ def test_a_manifest_that_lies_is_refused_by_name(
     ],
 )
 def test_a_harmless_change_still_speaks(attack: Attack, exported: Path, path: str, value: Any) -> None:
-    result = attack(manifest_with(exported, path, value))
+    result = attack(with_value(exported, path, value))
     assert result == Outcome("spoke"), result.why
 
 
-@pytest.mark.parametrize("pattern", [MANIFEST, CHECKSUMS, EMBEDDINGS, "selftest.json", "text/*"])
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("requests", [], "requests"),
+        ("requests.0.prefix", [], "requests.0.prefix"),
+        ("requests.0.prefix.0.table", "nowhere", "requests.0.prefix.0.table: 'nowhere'"),
+        ("requests.0.prefix.0.ids", [20], "id 20 is not in table 'text'"),
+        ("requests.0.prefix.0.ids", [1] * 25, "prefix of 2[56] rows"),
+        ("requests.0.forced", [1], "step 40 lies behind the 1 forced"),
+        ("requests.0.forced", [1] * 5000, "requests.0.forced"),
+        ("requests.0.forced.0", 99, "id 99 is not in table 'speech'"),
+        ("requests.0.expected", [], "requests.0.expected"),
+        ("requests.0.expected.0.top", [], "requests.0.expected.0.top"),
+        ("requests.0.expected.0.top.0.0", 35, "row 35 lies beyond the head's 35"),
+        ("requests.0.expected.0.top.0.0", -1, "requests.0.expected.0.top.0.0"),
+        ("tolerance", {}, "tolerance: has none for onnx-fp32"),
+        ("audio.codes", [27], "audio.codes: 27"),
+        ("audio.expected", [[0, 0.5], [1, 0.5]], "no two different samples"),
+        ("audio.expected.1.0", 10**6, "an index lies beyond"),
+        ("audio.tolerance", {}, "audio.tolerance: has none for onnx-fp32"),
+        ("audio.seed", 2**60, "audio.seed"),
+    ],
+)
+def test_a_selftest_that_lies_is_refused_by_name(
+    attack: Attack, exported: Path, path: str, value: Any, words: str
+) -> None:
+    result = attack(with_value(exported, path, value, SELFTEST_FILE))
+    assert result.kind == "refused", result
+    assert re.search(words, result.why), result.why
+
+
+def tensors_with(folder: Path, **changed: np.ndarray | None) -> Mutant:
+    """The embedding tables, some of them changed, more, or (None) left out."""
+    tensors = load_file(folder / EMBEDDINGS) | changed
+    return Mutant(EMBEDDINGS, "", lambda: save({name: table for name, table in tensors.items() if table is not None}))
+
+
+@pytest.mark.parametrize(
+    ("changed", "words"),
+    [
+        ({"more": np.zeros(3, np.float32)}, "tensor 'more'"),
+        ({"text": None}, "tensor 'text'"),
+        ({"text": np.zeros((20, 63), np.float32)}, r"'text' is F32 \[20, 63\], not F32 \[20, 64\]"),
+        ({"text": np.zeros((19, 64), np.float32)}, r"'text' is F32 \[19, 64\]"),
+        ({"text": np.zeros(20 * 64, np.float32)}, r"'text' is F32 \[1280\]"),
+        ({"text": np.zeros((20, 64), np.float16)}, r"'text' is F16"),
+        ({"text": np.zeros((20, 64), np.int32)}, r"'text' is I32"),
+    ],
+)
+def test_tables_that_are_not_the_manifests(attack: Attack, exported: Path, changed: dict[str, Any], words: str) -> None:
+    result = attack(tensors_with(exported, **changed))
+    assert result.kind == "refused" and EMBEDDINGS in result.why
+    assert re.search(words, result.why), result.why
+
+
+@pytest.mark.parametrize("pattern", [MANIFEST, CHECKSUMS, EMBEDDINGS, SELFTEST_FILE, "text/*"])
 def test_whatever_is_changed_it_is_refused_or_speaks(attack: Attack, exported: Path, pattern: str) -> None:
     """Some of the thousands that `python tests/host/mutants.py` tries."""
     for mutant in chosen(exported, pattern, 6, seed=1):
@@ -196,11 +253,12 @@ def test_whatever_is_changed_in_a_voice_it_is_refused_or_loads(make_manifest: An
     save_file({"latents": np.ones((2, 4), np.float32), "more": np.ones(3, np.int64)}, tensors)
     load_voice(tmp_path, manifest)
     whole, loaded = tensors.read_bytes(), 0
-    cases = [(voice, text.encode(errors="surrogateescape")) for _, text in document_mutants(good)]
-    for file, data in [*cases, *((tensors, data) for _, data in tensor_mutants(whole))]:
+    cases = [(voice, make) for _, make in document_mutants(good)]
+    cases += [(tensors, make) for _, make in tensor_mutants(whole)]
+    for file, make in Random(0).sample(cases, 400):
         voice.write_text(good)
         tensors.write_bytes(whole)
-        file.write_bytes(data)
+        file.write_bytes(make())
         try:
             load_voice(tmp_path, manifest)
             loaded += 1

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 import tokenizers
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from wand_export import __version__, backends
@@ -21,7 +22,16 @@ from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_che
 from wand_export.graph.hub import located, name_of
 from wand_export.graph.tokenizer import load_tokenizer, resolved
 from wand_export.graph.vocoder import Vocoder, load_vocoder
-from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, VOICES_FOLDER, Bundle, sha256_of, to_json
+from wand_export.host.bundle import (
+    CHECKSUMS,
+    EMBEDDINGS,
+    MANIFEST,
+    VOICES_FOLDER,
+    Bundle,
+    read_manifest,
+    sha256_of,
+    to_json,
+)
 from wand_export.host.prompt import TEXT_FOLDER, TOKENIZER_FILE, load_text, stretches
 from wand_export.host.runtimes.onnx import check_audio_graph
 from wand_export.host.voices import load_voice
@@ -40,6 +50,7 @@ from wand_export.spec.manifest import (
     Source,
 )
 from wand_export.spec.recipe import Recipe
+from wand_export.spec.schema import explain
 from wand_export.spec.selftest import SELFTEST_FILE, Stretch
 from wand_export.spec.target import Target, load_target
 from wand_export.spec.voice import TENSORS_FILE, VOICE_FILE
@@ -87,7 +98,11 @@ def export(
     source = _source(checkpoint, recipe, random_weights, layers)
     layout, warnings = _layout(source, window, prefix)
     tokenizer = load_tokenizer(source)
-    draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
+    try:
+        draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
+    except ValidationError as error:
+        fix = "correct its recipe, or export with another --prefix or --window"
+        raise InputError(source.recipe.family, explain(error), fix) from error
     extras = Extras(tokenizer, _voices(draft, voices), audio_decoder)
     draft = draft.model_copy(update={"voices": list(extras.voices)})
     if audio_decoder is not None:
@@ -401,4 +416,4 @@ def _seal(folder: Path, manifest: Manifest) -> Manifest:
     (folder / MANIFEST).write_text(to_json(manifest), encoding="utf-8")
     lines = [f"{sha256_of(folder / name)}  {name}\n" for name in sorted([*files, MANIFEST])]
     (folder / CHECKSUMS).write_text("".join(lines), encoding="utf-8")
-    return manifest
+    return read_manifest(folder)  # as every host will

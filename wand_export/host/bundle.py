@@ -199,7 +199,7 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(file, "missing", "give the folder that wand export wrote")
     data = load_json(file, _AGAIN, BundleError)
     version = data.get("schema_version") if isinstance(data, dict) else None
-    if version != SCHEMA_VERSION:
+    if type(version) is not int or version != SCHEMA_VERSION:
         raise BundleError(file, f"schema_version: {version!r}", f"this version reads schema {SCHEMA_VERSION}")
     manifest = validate(file, data, Manifest, _AGAIN, BundleError)
     for name in manifest.files:

@@ -76,8 +76,8 @@ def _finite(text: str) -> float:
 
 
 def _check_depth(data: Any, left: int) -> None:
-    if left < 0:
-        raise ValueError(f"nested deeper than {MAX_DEPTH}")
-    children = data.values() if isinstance(data, dict) else data if isinstance(data, list) else ()
-    for child in children:
-        _check_depth(child, left - 1)
+    if isinstance(data, (dict, list)):
+        if left == 0:
+            raise ValueError(f"nested deeper than {MAX_DEPTH}")
+        for child in data.values() if isinstance(data, dict) else data:
+            _check_depth(child, left - 1)
