@@ -262,6 +262,34 @@ def test_a_damaged_package_is_refused(bundle: Bundle, tmp_path: Path, name: str,
             Bundle(folder, bundle.manifest).open("coreml-int4")
 
 
+@pytest.mark.parametrize(
+    ("part", "changes", "words"),
+    [
+        ("kv_cache", {"capacity": 2**20}, "keys_0"),
+        ("model", {"kv_heads": 1}, "keys_0"),
+        ("model", {"layers": 3}, "keys_2"),
+        ("model", {"hidden": 2**16}, "embeds"),
+        ("head", {"ranges": [(0, 30)]}, "logits"),
+    ],
+)
+def test_another_models_package(bundle: Bundle, part: str, changes: dict[str, object], words: str) -> None:
+    other = getattr(bundle.manifest, part).model_copy(update=changes)
+    lying = Bundle(bundle.path, bundle.manifest)
+    lying.manifest = bundle.manifest.model_copy(update={part: other})
+    with pytest.raises(BundleError, match=rf"decoder\.mlpackage: function prefill has {words} as"):
+        lying.open("coreml-fp16")
+
+
+def test_another_models_audio_decoder(bundle: Bundle) -> None:
+    audio = bundle.manifest.audio
+    assert audio.decoder is not None
+    other = audio.model_copy(update={"decoder": audio.decoder.model_copy(update={"noise_samples": 2**24})})
+    lying = Bundle(bundle.path, bundle.manifest)
+    lying.manifest = bundle.manifest.model_copy(update={"audio": other})
+    with pytest.raises(BundleError, match=r"vocoder\.mlpackage: function main has noise as"):
+        lying.open_audio("coreml-fp16")
+
+
 def targeted(**changes: object) -> Target:
     return load_target("coreml-fp16").model_copy(update={"prefill_chunk": CHUNK, "max_position": 64, **changes})
 

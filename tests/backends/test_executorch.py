@@ -202,6 +202,26 @@ def test_another_models_decoder(exported_executorch: Path) -> None:
         bundle.open(FP32)
 
 
+@pytest.mark.parametrize("changes", [{"prefix_capacity": P + 32, "capacity": P + W + 32}, {"window": 2**20 - P}])
+def test_another_models_cache(exported_executorch: Path, changes: dict[str, int]) -> None:
+    bundle = load_bundle(exported_executorch)
+    bundle.manifest = bundle.manifest.model_copy(
+        update={"kv_cache": bundle.manifest.kv_cache.model_copy(update=changes)}
+    )
+    with pytest.raises(BundleError, match=r"decoder\.pte.*another cache"):
+        bundle.open(FP32)
+
+
+def test_another_models_audio_decoder(exported_executorch: Path) -> None:
+    bundle = load_bundle(exported_executorch)
+    audio = bundle.manifest.audio
+    assert audio.decoder is not None
+    other = audio.model_copy(update={"decoder": audio.decoder.model_copy(update={"context": 17})})
+    bundle.manifest = bundle.manifest.model_copy(update={"audio": other})
+    with pytest.raises(BundleError, match=r"audio\.pte.*other shapes"):
+        bundle.open_audio(FP32)
+
+
 @pytest.mark.parametrize("resealed", [False, True])
 def test_a_broken_file_on_the_command_line(exported_executorch: Path, tmp_path: Path, resealed: bool) -> None:
     folder = tmp_path / "bundle"
