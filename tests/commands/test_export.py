@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from wand_export.commands.export import export
+from wand_export.commands.export import _below, export
 from wand_export.commands.inspect import inspect
 from wand_export.commands.speak import speak
 from wand_export.commands.verify import verify
@@ -22,6 +22,7 @@ from wand_export.graph.checkpoint import open_checkpoint
 from wand_export.host.bundle import Bundle, load_bundle, read_manifest
 from wand_export.host.selftest import run_audio_selftest
 from wand_export.spec.schema import shipped
+from wand_export.spec.target import load_target
 
 
 def wand(*arguments: object, **options: object) -> subprocess.CompletedProcess[str]:
@@ -135,6 +136,22 @@ def test_refused_arguments(tiny: Path, tmp_path: Path, arguments: list[str], wor
     told = json.loads(done.stdout)["error"]
     assert done.returncode == 2 and words in f"{told['file']} {told['value']} {told['fix']}"
     assert left_in(tmp_path) == []
+
+
+def test_logits_that_are_not_finite_are_never_written(exported: Path) -> None:
+    parity = load_bundle(exported).manifest.artifacts["onnx-fp32"].parity
+    assert parity is not None
+    broken = parity.model_copy(update={"max_abs_dlogit": float("nan"), "psnr_db": float("nan"), "passed": False})
+    with pytest.raises(ParityError, match="not finite"):
+        _below(load_target("onnx-fp32"), broken, True, [])
+
+
+def test_a_recipe_that_makes_no_bundle_is_refused_before_the_work(tiny: Path, tmp_path: Path) -> None:
+    shutil.copytree(tiny / "recipe", tmp_path / "recipe")
+    recipe = tmp_path / "recipe" / "recipe.toml"
+    recipe.write_text(recipe.read_text().replace("ids = [27, 28, 29, 30, 33, 34, 35, 36]", "ids = [38]"))
+    with pytest.raises(InputError, match=r"tiny: stop\.ids: none of them is in head\.ranges"):
+        export(None, tmp_path / "out", ["onnx-fp32"], recipe=str(recipe), random_weights=True, dry_run=True)
 
 
 def test_low_parity_writes_nothing_unless_allowed(tiny: Path, tmp_path: Path) -> None:

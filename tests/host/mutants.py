@@ -1,6 +1,6 @@
 """Hostile bundles with right checksums: each has to be refused in one line, or to work.
 
-    python tests/host/mutants.py BUNDLE [--count N] [--seed N] [--files PATTERN] [--write DIR]
+    python tests/host/mutants.py BUNDLE [--count N] [--seed N] [--files PATTERN] [--targets N] [--write DIR]
 
 A mutant is one file of the bundle with one change: every value of its JSON removed, of another type, negative, huge or
 not finite, a path out of the bundle, a list emptied or doubled, a key unknown or twice; lines of a table or of the
@@ -303,20 +303,20 @@ def outcome(folder: Path, sentence: str, targets: int | None = None) -> Outcome:
     return Outcome("spoke")
 
 
-def _child(folder: Path, sentence: str, answer: Any) -> None:
+def _child(folder: Path, sentence: str, targets: int | None, answer: Any) -> None:
     pages = int(Path("/proc/self/statm").read_text().split()[0])
     limit = pages * resource.getpagesize() + BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    answer.send(outcome(folder, sentence))
+    answer.send(outcome(folder, sentence, targets))
     answer.close()
     os._exit(0)
 
 
-def outcome_apart(folder: Path, sentence: str) -> Outcome:
+def outcome_apart(folder: Path, sentence: str, targets: int | None) -> Outcome:
     """As outcome(), in a process of its own with a limit of memory and time."""
     context = multiprocessing.get_context("fork")
     ours, theirs = context.Pipe(duplex=False)
-    process = context.Process(target=_child, args=(folder, sentence, theirs))
+    process = context.Process(target=_child, args=(folder, sentence, targets, theirs))
     process.start()
     theirs.close()
     try:
@@ -336,13 +336,14 @@ def main(arguments: list[str]) -> int:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--files", default=MANIFEST, help="which files to change, as a glob (manifest.json)")
     parser.add_argument("--sentence", default=SENTENCE)
+    parser.add_argument("--targets", type=int, help="open only so many of the bundle's targets")
     parser.add_argument("--write", type=Path)
     given = parser.parse_args(arguments)
     found = chosen(given.bundle, given.files, given.count, given.seed)
     if given.write is not None:
         return write(given.write, found)
     with tempfile.TemporaryDirectory() as place:
-        return attack(given.bundle, Path(place) / "bundle", found, given.sentence)
+        return attack(given.bundle, Path(place) / "bundle", found, given.sentence, given.targets)
 
 
 def write(folder: Path, found: Iterable[Mutant]) -> int:
@@ -358,16 +359,16 @@ def write(folder: Path, found: Iterable[Mutant]) -> int:
     return 0
 
 
-def attack(clean: Path, copy: Path, found: Iterable[Mutant], sentence: str) -> int:
+def attack(clean: Path, copy: Path, found: Iterable[Mutant], sentence: str, targets: int | None) -> int:
     """Use every mutant, tell of those that neither spoke nor were refused, and count."""
     link(clean, copy)
-    if (untouched := outcome_apart(copy, sentence)).kind != "spoke":
+    if (untouched := outcome_apart(copy, sentence, targets)).kind != "spoke":
         print(f"the bundle itself: {untouched.kind}: {untouched.why}")
         return 2
     counts: Counter[str] = Counter()
     for mutant in found:
         put(copy, mutant, clean)
-        result = outcome_apart(copy, sentence)
+        result = outcome_apart(copy, sentence, targets)
         restore(copy, mutant, clean)
         counts[result.kind if result.passed else "failed"] += 1
         if not result.passed:

@@ -400,7 +400,9 @@ def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -
         found = f"not the reference even in float32 arithmetic: {parity.exact.psnr_db} dB; {found}"
     if parity.audio is not None and not parity.audio.passed:
         found = f"its audio decoder is at {parity.audio.psnr_db} dB, below {ladder.FLOAT32_PSNR_DB}; {found}"
-    if not allowed or not isfinite(parity.max_abs_dlogit):
+    if not isfinite(parity.max_abs_dlogit):
+        raise ParityError(target.name, "its logits are not finite", "nothing was written; try a more precise target")
+    if not allowed:
         raise ParityError(
             target.name, f"{found}, below its {floor}", "nothing was written; --allow-low-parity writes it"
         )
