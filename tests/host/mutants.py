@@ -362,6 +362,9 @@ def write(folder: Path, found: Iterable[Mutant]) -> int:
 def attack(clean: Path, copy: Path, found: Iterable[Mutant], sentence: str, targets: int | None) -> int:
     """Use every mutant, tell of those that neither spoke nor were refused, and count."""
     link(clean, copy)
+    bundle = load_bundle(clean)
+    for target in bundle.targets:  # before the limit of memory, which is for what a bundle asks for
+        bundle.import_runtime(target)
     if (untouched := outcome_apart(copy, sentence, targets)).kind != "spoke":
         print(f"the bundle itself: {untouched.kind}: {untouched.why}")
         return 2
