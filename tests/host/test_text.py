@@ -125,4 +125,4 @@ def test_wren_says_its_own_sentences() -> None:
 def test_wren_says_numbers(value: int) -> None:
     frontend = Frontend.load(WREN)
     assert frontend.ids(str(value)) == frontend.ids(f"{value:,}")
-    assert all(word in frontend.lexicon for word in frontend.number(value))
+    assert all(word in frontend.lexicon for word in frontend.figures.number(value))
