@@ -1,7 +1,6 @@
 """Reading a checkpoint by its recipe: strict in both directions, tensor by tensor."""
 
 import fnmatch
-import json
 import re
 import zlib
 from collections.abc import Iterator, Mapping
@@ -17,7 +16,7 @@ from wand_export.graph.decoder import Decoder, Rotary
 from wand_export.graph.reference import Reference, backbone_shapes
 from wand_export.graph.weights import LazyTensor, digest, read_weights, weight_files
 from wand_export.spec.recipe import Backbone, Recipe, RopeScaling, load_recipe
-from wand_export.spec.schema import Schema, explain
+from wand_export.spec.schema import Schema, explain, read_json
 
 WAND_FILE = "wand.json"
 
@@ -229,7 +228,7 @@ def _read_wand_file(path: Path) -> WandFile | None:
     if not file.is_file():
         return None
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
         if isinstance(data, dict) and "schema" in data:
             data["schema_version"] = data.pop("schema")
         return WandFile.model_validate(data)
@@ -245,7 +244,7 @@ def _read_config(path: Path, recipe: Recipe) -> dict[str, Any]:
         return {}
     file = path / recipe.checkpoint.config
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+        config: dict[str, Any] = read_json(file)
         found = config.get("model_type")
     except (OSError, ValueError, AttributeError) as error:
         raise CheckpointError(file, f"unreadable: {error}", "give the model's own config.json") from error

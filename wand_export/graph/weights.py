@@ -1,7 +1,6 @@
 """Weight files: which ones a recipe reads, and their tensors, read one by one when they are asked for."""
 
 import hashlib
-import json
 import pickle
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ from torch import Tensor
 
 from wand_export.errors import CheckpointError
 from wand_export.spec.recipe import Recipe
+from wand_export.spec.schema import read_json
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ def weight_files(path: Path, recipe: Recipe) -> list[Path]:
 
 def _shards(index: Path) -> list[Path]:
     try:
-        names = sorted(set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()))
+        names = sorted(set(read_json(index)["weight_map"].values()))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise CheckpointError(index, f"no index of shards: {error}", "copy it again") from error
     files = [index.parent / str(name) for name in names]
