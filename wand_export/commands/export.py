@@ -14,11 +14,13 @@ import torch
 from safetensors.torch import save_file
 
 from wand_export import __version__, backends
-from wand_export.errors import InputError, ParityError
+from wand_export.errors import CheckpointError, InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from wand_export.graph.half import beyond_half, needs_half
 from wand_export.graph.hub import located, name_of
 from wand_export.graph.tokenizer import load_tokenizer, resolved
+from wand_export.graph.upstream import compare_with_transformers
 from wand_export.graph.vocoder import Vocoder, load_vocoder
 from wand_export.host import selftest
 from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, VOICES_FOLDER, Bundle, sha256_of, to_json
@@ -88,10 +90,13 @@ def export(
     layout, warnings = _layout(source, window, prefix)
     tokenizer = load_tokenizer(source)
     draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
+    draft = _with_wide_tables(draft, source, wanted, warnings)
     extras = Extras(tokenizer, _voices(draft, voices), audio_decoder)
     draft = draft.model_copy(update={"voices": list(extras.voices)})
     if audio_decoder is not None:
         _check_audio_decoder(draft, audio_decoder, wanted)
+    report("comparing with transformers' own class")
+    compare_with_transformers(source)
     if dry_run:
         return {**draft.model_dump(mode="json"), "warnings": warnings}
     with _whole(output) as folder:
@@ -142,7 +147,7 @@ def _source(checkpoint: Path | str | None, recipe: str | None, random_weights: b
 
 def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple[Layout, list[str]]:
     """The layout, and what the user should know of it."""
-    recipe, warnings = source.recipe, []
+    recipe, warnings = source.recipe, list(source.notes)
     if window is None and source.window is None and source.path is not None:
         raise InputError(source.path, "no wand.json gives its window", "give one with --window; nothing tuned it")
     chosen = window or source.window or recipe.window
@@ -213,6 +218,25 @@ def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[
         not_run=[],
         files={},
     )
+
+
+def _with_wide_tables(draft: Manifest, source: Checkpoint, targets: list[Target], warnings: list[str]) -> Manifest:
+    """The draft with each table in float32 that float16 would overflow. Reads every tensor.
+
+    Raises CheckpointError for NaN and infinity, and for what a target that computes in float16 cannot hold.
+    """
+    if source.path is None:
+        return draft
+    half = next((target for target in targets if needs_half(target)), None)
+    tables = dict(draft.tables)
+    for table, tensor, row in beyond_half(source):
+        found = f"row {row} of {tensor} lies beyond float16's largest number"
+        if half is not None:
+            raise CheckpointError(source.path, found, f"{half.name} computes in float16: choose another target")
+        if table is not None and tables[table].dtype == "float16":
+            tables[table] = tables[table].model_copy(update={"dtype": "float32"})
+            warnings.append(f"Table {table} is kept in float32: {found}.")
+    return draft.model_copy(update={"tables": tables})
 
 
 @contextmanager

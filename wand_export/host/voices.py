@@ -1,6 +1,5 @@
 """Named voices: what a folder with voice.json and latents.safetensors brings to the prefix and the audio decoder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from wand_export.errors import BundleError, InputError
 from wand_export.host.bundle import VOICES_FOLDER, Bundle
 from wand_export.host.prompt import Inputs, TextEncoder, part_ids
 from wand_export.spec.manifest import Manifest
-from wand_export.spec.schema import explain
+from wand_export.spec.schema import explain, read_json
 from wand_export.spec.voice import LATENTS, TENSORS_FILE, VOICE_FILE, VoiceFile
 
 _FIX = "see Voices in models/README.md"
@@ -91,7 +90,7 @@ def _latents(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.f
 
 def _read(file: Path) -> VoiceFile:
     try:
-        return VoiceFile.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return VoiceFile.model_validate(read_json(file))
     except ValidationError as error:
         raise InputError(file, explain(error), _FIX) from error
     except FileNotFoundError as error:
