@@ -150,7 +150,7 @@ def sampler_with(settings: Sampler, **given: float | None) -> Sampler:
 
 
 def _shown(stretch: Unsayable) -> dict[str, Any]:
-    points = " ".join(f"U+{ord(character):04X}" for character in stretch.characters)
+    alone = f"U+{ord(stretch.characters):04X}" if len(stretch.characters) == 1 else None
     # A lone surrogate is no text that JSON could carry on.
     shown = stretch.characters.encode("utf-8", "replace").decode("utf-8")
-    return {"character": shown, "code_point": points, "line": stretch.line, "column": stretch.column}
+    return {"character": shown, "code_point": alone, "line": stretch.line, "column": stretch.column}

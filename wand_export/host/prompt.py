@@ -31,12 +31,11 @@ Stretch = tuple[str, Sequence[int] | Floats]
 
 
 class PrefixOverflow(InputError):
-    """A prefix of more tokens than its capacity. parts: of a text so long, at least so many are needed."""
+    """A prefix of more tokens than fit. parts: of a text that makes it so long, at least so many are needed."""
 
-    def __init__(self, manifest: Manifest, tokens: int) -> None:
-        capacity = manifest.kv_cache.prefix_capacity
-        fix = f"{capacity} fit; shorten the text or the voice's prompt, or export with --prefix {tokens}"
-        super().__init__(manifest.family, f"a prefix of {tokens} tokens", fix)
+    def __init__(self, family: str, tokens: int, capacity: int, wider: str) -> None:
+        fix = f"{capacity} fit; shorten the text or the voice's prompt{wider}"
+        super().__init__(family, f"a prefix of {tokens} tokens", fix)
         self.tokens, self.parts = tokens, -(-tokens // capacity)
 
 
@@ -145,9 +144,13 @@ def stretches(manifest: Manifest, inputs: Inputs) -> list[Stretch]:
             found[-1] = part.table, [*found[-1][1], *ids]
         elif ids:
             found.append((part.table, ids))
-    tokens = sum(len(ids) for _, ids in found)
-    if tokens > manifest.kv_cache.prefix_capacity:
-        raise PrefixOverflow(manifest, tokens)
+    tokens, capacity = sum(len(ids) for _, ids in found), manifest.kv_cache.prefix_capacity
+    if tokens > capacity:
+        raise PrefixOverflow(manifest.family, tokens, capacity, f", or export with --prefix {tokens}")
+    for name, rows in found:
+        positions = None if name == LATENTS else manifest.tables[name].positions
+        if positions is not None and len(rows) > manifest.tables[positions].rows:
+            raise PrefixOverflow(manifest.family, len(rows), manifest.tables[positions].rows, ": these are learned")
     return found
 
 

@@ -193,7 +193,8 @@ def _ends(text: str, first: int, at: int, end: int, abbreviations: Container[str
     run = text[at:end]
     closed = run[-1] not in _ENDING
     if any(mark in FULL_STOP for mark in run):
-        return not (after in CLAUSE or after in FULL_CLAUSE or (run == "\uff0e" and text[end : end + 1] in DIGIT))
+        decimal = run == "\uff0e" and text[end : end + 1] in DIGIT and text[max(0, at - 1) : at] in DIGIT
+        return not (decimal or after in CLAUSE or after in FULL_CLAUSE)
     if following == end and after not in LINE_END:
         return closed and (after in OPENER or after in QUOTE)
     if closed and after in LOWER:

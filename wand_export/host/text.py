@@ -20,6 +20,7 @@ from wand_export.errors import BundleError
 from wand_export.host.figures import Figures
 from wand_export.host.sentences import SPACE, Unsayable, located, lowered, runs_of_words, sentences
 
+TABLES_FILE, LEXICON_FILE = "text.json", "lexicon.tsv"
 _STRESS = "ˈ"
 _SIBILANT, _VOICELESS = tuple("szʃʒʧʤ"), tuple("ptkfθ")
 _SHARED = "ones", "tens", "scales", "point", "currencies"
@@ -50,11 +51,16 @@ class Frontend:
     @classmethod
     def load(cls, folder: Path) -> "Frontend":
         """Read text.json and lexicon.tsv. Raises BundleError naming the file that is missing or not as described."""
-        file = folder / "text.json"
+        return cls.read(folder / TABLES_FILE, folder / LEXICON_FILE)
+
+    @classmethod
+    def read(cls, tables: Path, words: Path) -> "Frontend":
+        """As load(), from wherever the two lie."""
+        file = tables
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             data["replace"] = [(old, new) for old, new in data["replace"]]
-            file = folder / "lexicon.tsv"
+            file = words
             lexicon = dict(line.split("\t", 1) for line in file.read_text(encoding="utf-8").splitlines())
             figures = Figures(**{name: data.pop(name) for name in _SHARED}, **data.pop("figures", {}))
             return cls(**data, figures=figures, lexicon=lexicon)
