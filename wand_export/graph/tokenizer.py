@@ -9,6 +9,7 @@ from wand_export.errors import CheckpointError, InputError
 from wand_export.graph.checkpoint import Checkpoint
 from wand_export.host.prompt import TOKENIZER_FILE
 from wand_export.spec.recipe import PrefixPart, Recipe
+from wand_export.spec.schema import read_text
 
 UNIGRAM, BPE = 1, 2
 """model_type of a SentencePiece model."""
@@ -45,7 +46,7 @@ def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
 
 def _read(file: Path) -> tokenizers.Tokenizer:
     if file.name == TOKENIZER_FILE:
-        return tokenizers.Tokenizer.from_file(str(file))
+        return tokenizers.Tokenizer.from_str(read_text(file))
     if file.suffix == ".model":
         return _from_sentencepiece(file)
     from transformers import AutoTokenizer

@@ -12,20 +12,20 @@ from typing import Any
 from pydantic import ValidationError
 
 from wand_export.errors import InputError
-from wand_export.spec.schema import S, explain
+from wand_export.spec.schema import S, explain, read_text
 
 MAX_BYTES, MAX_DEPTH = 16 << 20, 32
 
 
 def load_json(file: Path, fix: str, kind: type[InputError]) -> Any:
-    """The value of a JSON file in UTF-8.
+    """The value of a JSON file in UTF-8, with a byte-order mark or without.
 
     Raises `kind` if it is missing, beyond MAX_BYTES or MAX_DEPTH, not JSON, or holds a key twice or NaN or infinity.
     """
     try:
         if file.stat().st_size > MAX_BYTES:
             raise ValueError(f"more than {MAX_BYTES} bytes")
-        text = file.read_text(encoding="utf-8")
+        text = read_text(file)
         data = json.loads(
             text, object_pairs_hook=_once, parse_int=_integer, parse_float=_finite, parse_constant=_finite
         )

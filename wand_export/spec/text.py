@@ -14,17 +14,40 @@ Short = Annotated[str, Field(max_length=64)]
 Given = Annotated[str, Field(min_length=1, max_length=64)]
 
 
+Words = dict[Given, Short]
+
+
+class FigureWords(Schema):
+    """The words of figures but those of plain numbers. What they mean is told in host/figures.py."""
+
+    coins: dict[Given, Annotated[list[Short], Field(min_length=2, max_length=2)]] = Field({})
+    units: Words = Field({})
+    singular: Words = Field({})
+    minus: Short = ""
+    range: Short = ""
+    conjunction: Short = ""
+    oh: Short = ""
+    full_hour: Short = ""
+    ordinals: Words = Field({})
+    suffixes: list[Given] = Field([])
+    fractions: dict[Given, Annotated[list[Short], Field(min_length=2, max_length=2)]] = Field({})
+    numbered: Words = Field({})
+
+
 class TextTables(Schema):
     """The tables but the lexicon."""
 
+    fold: dict[Character, Short] = Field({})
+    figures: FigureWords = FigureWords()
     replace: list[tuple[Given, Short]]
-    abbreviations: dict[str, Short]
-    ones: list[Short]
-    tens: list[Short]
-    scales: list[Short]
+    abbreviations: Words
+    letters: dict[Character, Short] = Field({})
+    ones: list[Short] = Field(min_length=20, max_length=20)
+    tens: list[Short] = Field(min_length=10, max_length=10)
+    scales: list[Short] = Field(min_length=2, max_length=6)
     point: Short
-    currencies: dict[Given, Annotated[str, Field(max_length=64, pattern=r"^[^\\]*$")]]
-    graphemes: dict[Given, Short] = Field(min_length=1)
+    currencies: Words
+    graphemes: Words = Field(min_length=1)
     vowels: str
     punctuation: str
     max_words: Size
