@@ -144,6 +144,33 @@ def test_nested_state_dict_and_known_entries(tmp_path: Path, recipe: Path) -> No
         read_all(tmp_path / "c")
 
 
+def test_where_the_numbers_are_none(tmp_path: Path, recipe: Path) -> None:
+    """The row is named: of a table, an id."""
+    tensors = write_checkpoint(tmp_path / "c", recipe)
+    tensors["speech.weight"][36, 5] = float("inf")
+    save_file(tensors, tmp_path / "c" / "model.safetensors")
+    with pytest.raises(CheckpointError, match=r"speech\.weight holds NaN or infinity in row 36"):
+        open_checkpoint(tmp_path / "c").table("speech")
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        *(({"window": window}, "window") for window in (-5, 0, "64", 64.5, 10**6, True, None)),
+        ({"final_loss": float("nan")}, "NaN"),
+        ({"final_loss": float("inf")}, "Infinity"),
+        ({"final_loss": None}, "final_loss"),
+        ({"note": "my run 7"}, "note"),
+    ],
+)
+def test_wand_files_that_are_wrong(folder: Path, change: dict[str, object], words: str) -> None:
+    data = json.loads((folder / "wand.json").read_text()) | change
+    (folder / "wand.json").write_text(json.dumps(data))
+    with pytest.raises(CheckpointError, match=words) as raised:
+        open_checkpoint(folder)
+    assert "wand.json" in str(raised.value) and "\n" not in str(raised.value)
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"schema": 2}', '{"schema": 1, "family": "x", "colour": "red"}'])
 def test_bad_wand_file(folder: Path, text: str) -> None:
     (folder / "wand.json").write_text(text)
@@ -185,3 +212,47 @@ def test_sizes_come_from_the_config(tmp_path: Path, recipe: Path) -> None:
     (tmp_path / "c" / "config.json").write_text(json.dumps({"model_type": "qwen2"}))
     with pytest.raises(CheckpointError, match="qwen2"):
         open_checkpoint(tmp_path / "c")
+
+
+BUFFERS = [
+    ("llama", "layers.0.self_attn.rotary_emb.inv_freq", lambda: 10000.0 ** -(torch.arange(0, 16, 2) / 16)),
+    ("qwen3", "rotary_emb.inv_freq", lambda: (10000.0 ** -(torch.arange(0, 16, 2) / 16)).bfloat16()),
+    ("gpt2", "h.1.attn.bias", lambda: torch.ones(1, 1, 8, 8).tril().bool()),
+    ("gpt2", "h.1.attn.bias", lambda: torch.ones(1, 1, 8, 8).tril().to(torch.uint8)),
+    ("gpt2", "h.1.attn.masked_bias", lambda: torch.tensor(-1e4)),
+    ("gpt2", "h.1.attn.masked_bias", lambda: torch.tensor([-1e9])),
+]
+OTHERS = [
+    ("llama", "layers.0.self_attn.rotary_emb.inv_freq", lambda: 500000.0 ** -(torch.arange(0, 16, 2) / 16)),
+    ("llama", "rotary_emb.inv_freq", lambda: torch.ones(4)),
+    ("gpt2", "h.1.attn.bias", lambda: torch.ones(1, 1, 8, 8).tril().triu(-3).bool()),
+    ("gpt2", "h.1.attn.masked_bias", lambda: torch.tensor(0.0)),
+]
+
+
+@pytest.mark.parametrize(("kind", "name", "buffer"), BUFFERS + OTHERS)
+def test_buffers_that_are_computed_anew(
+    tmp_path: Path, kind: str, name: str, buffer: Callable[[], torch.Tensor]
+) -> None:
+    """Left out where they are what is computed, and refused by name where they are not."""
+    tensors = write_checkpoint(tmp_path / "c", write_recipe(tmp_path / "recipe", kind))
+    save_file({**tensors, f"lm.{name}": buffer()}, tmp_path / "c" / "model.safetensors")
+    if (kind, name, buffer) in BUFFERS:
+        read_all(tmp_path / "c")
+        return
+    with pytest.raises(CheckpointError, match=f"buffer lm.{name} is not what"):
+        open_checkpoint(tmp_path / "c")
+
+
+@pytest.mark.parametrize(("name", "key"), [("text.weight", "[tables.text]"), ("head.weight", "[head]")])
+def test_more_rows_than_the_recipe_knows(tmp_path: Path, recipe: Path, name: str, key: str) -> None:
+    tensors = write_checkpoint(tmp_path / "c", recipe)
+    tensors[name] = torch.cat([tensors[name], torch.zeros(3, 64)])
+    save_file(tensors, tmp_path / "c" / "model.safetensors")
+    with pytest.raises(CheckpointError) as raised:
+        open_checkpoint(tmp_path / "c")
+    assert key in str(raised.value) and "more_rows = true" in str(raised.value)
+    rows = "rows = 20" if name == "text.weight" else "rows = 40"
+    recipe.write_text(recipe.read_text().replace(rows, f"{rows}, more_rows = true"))
+    if name == "text.weight":
+        assert open_checkpoint(tmp_path / "c").recipe.tables["text"].rows == 23

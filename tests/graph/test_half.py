@@ -1,16 +1,21 @@
 """What float16 breaks, and the forms that survive it: each naive form fails, as a package run in float16."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from tests.conftest import KINDS, write_recipe
+from tests.conftest import KINDS, write_checkpoint, write_recipe
+from wand_export.commands.export import export
+from wand_export.errors import CheckpointError
 from wand_export.graph import half, steps
 from wand_export.graph.checkpoint import random_checkpoint
 from wand_export.graph.decoder import Attention, Decoder, RMSNorm, Rotary
+from wand_export.host.bundle import load_bundle
 from wand_export.host.runtimes.coreml_interpreter import Interpreter
 from wand_export.layout import Layout
 from wand_export.spec.recipe import Backbone
@@ -116,3 +121,51 @@ def test_a_prepared_decoder_is_the_decoder(kind: str, tmp_path: Path) -> None:
     with torch.no_grad():
         logits = [steps.SelectStep(decoder, LAYOUT)(embeds, *integers)[0] for decoder in (plain, prepared)]
     assert torch.allclose(*logits, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("name", "row", "target", "words"),
+    [
+        ("text.weight", 3, "onnx-int4", None),
+        ("text.weight", 3, "coreml-int4", "row 3 of text.weight"),
+        ("lm.layers.1.mlp.down_proj.weight", 5, "onnx-int4", None),
+        ("lm.layers.1.mlp.down_proj.weight", 5, "coreml-fp16", "row 5 of lm.layers.1.mlp.down_proj.weight"),
+        ("head.bias", 7, "coreml-int8", "row 7 of head.bias"),
+    ],
+)
+@pytest.mark.parametrize("value", [1e5, -65520.0, 65519.0])
+def test_numbers_beyond_float16(
+    tmp_path: Path, name: str, row: int, target: str, words: str | None, value: float
+) -> None:
+    """A table that has one stays float32; what computes in float16 is refused it by row."""
+    recipe = write_recipe(tmp_path / "recipe")
+    tensors = write_checkpoint(tmp_path / "c", recipe)
+    tensors[name][row] = value
+    save_file(tensors, tmp_path / "c" / "model.safetensors")
+
+    def planned() -> dict[str, Any]:
+        return export(tmp_path / "c", tmp_path / "o", ["onnx-int8", target], dry_run=True)
+
+    if words is not None and abs(value) > 65519:
+        with pytest.raises(CheckpointError, match=words) as raised:
+            planned()
+        assert target in str(raised.value)
+        return
+    kept = name == "text.weight" and abs(value) > 65519
+    manifest = planned()
+    assert manifest["tables"]["text"]["dtype"] == ("float32" if kept else "float16")
+    assert manifest["tables"]["speech"]["dtype"] == "float16"
+    assert any("row 3 of text.weight" in warning for warning in manifest["warnings"]) == kept
+
+
+def test_a_table_beyond_float16_is_whole_in_its_bundle(tmp_path: Path) -> None:
+    recipe = write_recipe(tmp_path / "recipe")
+    tensors = write_checkpoint(tmp_path / "c", recipe)
+    tensors["speech.weight"][35] = 1e5
+    save_file(tensors, tmp_path / "c" / "model.safetensors")
+    export(tmp_path / "c", tmp_path / "o", ["onnx-int8"], allow_low_parity=True)
+    bundle = load_bundle(tmp_path / "o")
+    assert bundle.embed("speech", [35]).max() == 1e5
+    assert {name: table.dtype for name, table in bundle.manifest.tables.items()} == {
+        "text": "float16", "speech": "float32"
+    }  # fmt: skip

@@ -9,6 +9,7 @@ import torch
 
 from tests.models.published import FAMILIES, HUB, LAYOUTS, Tensors, tensors_of, write_checkpoint, write_tensors
 from wand_export.cli import main
+from wand_export.graph.checkpoint import open_checkpoint
 
 UP = {
     "cosyvoice2": "llm.model.model.layers.1.mlp.up_proj.weight",
@@ -78,6 +79,31 @@ def test_one_tensor_is_wrong(sound, tmp_path: Path, capsys, family: str, damage:
     assert all(part in line for part in [*words, word]), line
     assert str(tmp_path / "c") in line
     assert count > 6000
+
+
+GROWN = {"cosyvoice2": ("text", "llm.model.model.embed_tokens.weight"), "index_tts": ("text", "text_embedding.weight")}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_tables_that_a_trainer_grew_are_taken(sound, tmp_path: Path, family: str) -> None:
+    """Rows behind those that the recipe knows; of a head too, and none of them can be said that could not before."""
+    place, tensors = sound(family)
+    table, tensor = GROWN.get(family, ("tokens", "model.embed_tokens.weight"))
+    grown = {
+        name: torch.cat([t, torch.zeros(24, *t.shape[1:], dtype=t.dtype)]) if name in (tensor, "lm_head.weight") else t
+        for name, t in tensors.items()
+    }
+    source = open_checkpoint(damaged(tmp_path / "c", place, family, grown), family)
+    assert source.recipe.tables[table].rows == len(tensors[tensor]) + 24
+    assert len(source.table(table)) == len(tensors[tensor]) + 24
+    if family != "outetts":  # every row is wanted there
+        assert source.recipe.head.ids() == open_checkpoint(place, family).recipe.head.ids()
+
+
+def test_a_model_at_the_top_instead_of_in_its_folder(sound, tmp_path: Path, capsys) -> None:
+    shutil.copytree(sound("spark_tts")[0] / "LLM", tmp_path / "c")
+    assert "move the model's files into LLM/" in refused(tmp_path / "c", "spark_tts", capsys)
+    assert "give the folder above it" in refused(sound("spark_tts")[0] / "LLM", "spark_tts", capsys)
 
 
 @pytest.mark.parametrize("family", FAMILIES)

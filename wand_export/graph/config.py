@@ -1,9 +1,9 @@
 """What the configuration beside a checkpoint says: each key that changes what is computed is honoured or refused."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from pydantic import ValidationError
 from transformers import PretrainedConfig
@@ -65,6 +65,7 @@ def read_config(path: Path, recipe: Recipe) -> tuple[Path, dict[str, Any], Pretr
     found = data.get("model_type") if isinstance(data, dict) else data
     if found != kind:
         raise CheckpointError(file, f"model_type {found!r} is not {kind!r}", "use the right --recipe")
+    _check_foreign(file, data, {field.name for field in fields(CONFIGS[kind])})  # type: ignore[arg-type]
     _check_rope(file, data)
     try:
         return file, data, CONFIGS[kind](**data)
@@ -90,24 +91,26 @@ def backbone_of(file: Path, data: Mapping[str, Any], config: PretrainedConfig, r
         backbone = Backbone.model_validate(recipe.backbone.model_dump() | found)
     except ValidationError as error:
         raise CheckpointError(file, explain(error), _OWN) from error
-    for key, value, fix in _different(data, config, backbone):
-        raise CheckpointError(file, f"{key} {value!r} is not what this backbone computes", fix)
-    return backbone
-
-
-def _different(data: Mapping[str, Any], config: PretrainedConfig, backbone: Backbone) -> Iterator[tuple[str, Any, str]]:
-    """Keys by which transformers would compute something else than our backbone: key, value, what to do about it."""
     ours = config_of(backbone)
     own = {field.name for field in fields(config)}  # type: ignore[arg-type]
     for key in sorted(own - _READ - _IDLE, key=lambda key: (key not in data, key)):
-        if getattr(config, key) != (expected := getattr(ours, key)):
-            yield key, getattr(config, key), _FOREIGN.get(key, f"{config.model_type} is built in with {expected!r}")
+        if (value := getattr(config, key)) != (expected := getattr(ours, key)):
+            _refuse(file, key, value, _FOREIGN.get(key, f"{config.model_type} is built in with {expected!r}"))
+    return backbone
+
+
+def _refuse(file: Path, key: str, value: Any, fix: str) -> NoReturn:
+    raise CheckpointError(file, f"{key} {value!r} is not what this backbone computes", fix)
+
+
+def _check_foreign(file: Path, data: Mapping[str, Any], own: set[str]) -> None:
+    """Raises CheckpointError for keys that are not its class's own and still change a model."""
     for key in sorted(_FOREIGN.keys() - own):
         value = data.get(key)
         off = key == "sliding_window" and data.get("use_sliding_window") is False
         full = key == "layer_types" and isinstance(value, list) and set(value) <= {"full_attention"}
         if value and not off and not full:
-            yield key, value, _FOREIGN[key]
+            _refuse(file, key, value, _FOREIGN[key])
 
 
 def _check_rope(file: Path, data: Mapping[str, Any]) -> None:

@@ -68,11 +68,15 @@ class CheckpointFiles(Schema):
     """Which files of a checkpoint are read, and where its tensors sit in them."""
 
     weights: list[str] = Field(
-        min_length=1, description="file names, globs, or an index of shards (*.index.json); the first there is read"
+        min_length=1,
+        description="file names, globs, or an index of shards (*.index.json); the first there is read, else shards "
+        "without an index or a .safetensors file in place of a pickle",
     )
-    config: str | None = Field(None, description="a transformers config.json whose sizes replace those of [backbone]")
+    config: str | None = Field(None, description="a transformers config.json, which [backbone] only completes")
     sizes_from_tensors: bool = Field(False, description="gpt2 only: layers, hidden, heads and mlp from the tensors")
-    nested: str | None = Field(None, description="key under which a .pt file may hold the state dict")
+    nested: str | None = Field(
+        None, description="key under which a .pt file may hold the state dict, if not a trainer's"
+    )
     entries: list[str] = Field([], description="names of entries that are not weights, and may be present")
     backbone: str = Field(description="what stands before transformers' own names of the backbone's tensors")
     ignore: list[str] = Field([], description="globs of tensors that are dropped on purpose")
@@ -93,7 +97,7 @@ class Head(Schema):
 
     weight: str
     tied: str | None = Field(
-        None, description="tensor that is the head where `weight` is absent, or where the configuration ties them"
+        None, description="tensor that is the head where `weight` is absent and the configuration does not untie them"
     )
     bias: str | None = None
     norm: str | None = Field(None, description="a second final norm before the head: its tensors' name up to .weight")
