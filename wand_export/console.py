@@ -148,7 +148,11 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
             _number((row.get("audio") or {}).get("psnr_db"), "identical" if row.get("audio") else "-"),
             _PASSED[row.get("passed")],
         )
-    return [table]
+    return [table, *_not_run(result)]
+
+
+def _not_run(result: dict[str, Any]) -> list["Table"]:
+    return [_pairs({"not run": why}) for why in result.get("not_run", [])]
 
 
 def _bench(result: dict[str, Any]) -> list["Table"]:
@@ -171,7 +175,7 @@ def _bench(result: dict[str, Any]) -> list["Table"]:
             *(_number(row.get(key)) for key in ("first_audio_ms", "real_time_factor", "lm_real_time_factor")),
             *(_bytes(row.get(key)) for key in ("peak_bytes", "artifact_bytes", "kv_bytes")),
         )
-    return [table]
+    return [table, *_not_run(result)]
 
 
 def _plain(result: dict[str, Any]) -> list["Table"]:
