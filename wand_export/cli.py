@@ -199,7 +199,9 @@ def verify(
 @app.command(epilog=examples("wand bench bundle", "wand bench bundle --threads 2 -o measured --json"))
 def bench(
     bundle: Bundle,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads. Default: one for each of the fastest cores.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps measured at each position.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for report.md and its plots.")

@@ -48,8 +48,9 @@ def absent_runtime(bundle: Bundle, target: str) -> str | None:
     try:
         bundle.import_runtime(target)
     except ImportError as error:
-        if missing := not_installed(error):
-            return str(missing)
+        if missing := not_installed(error):  # the extras are named as the runtimes
+            extra = bundle.manifest.artifacts[target].runtime
+            return f"{missing.file} is not installed (pip install 'wand-export[{extra}]')"
         raise
     return None
 
