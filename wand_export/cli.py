@@ -319,7 +319,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     except Stopped as end:
         return end.exit_code
-    except SystemExit:  # typer's own end where it meets a closed pipe
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # where typer meets a closed pipe
+            raise
         return PIPE_CLOSED
     except Exception as error:
         if debug:

@@ -166,6 +166,6 @@ def test_a_stream_is_a_wav_without_an_end(tmp_path) -> None:
 
 
 def test_a_stream_that_takes_nothing_is_named() -> None:
-    with open("/dev/full", "wb") as full, pytest.raises(OSError) as caught, WavStream(full, 24000):
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError) as caught, WavStream(full, 24000):
         pass
     assert caught.value.filename == "/dev/full"

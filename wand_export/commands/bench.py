@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -20,7 +21,7 @@ from wand_export.errors import WandError, whole_number
 from wand_export.host.bundle import Bundle, load_bundle
 from wand_export.host.cores import big_cores, checked_threads
 from wand_export.host.memory import available_bytes, resident_bytes
-from wand_export.host.output import folder_to_fill
+from wand_export.host.output import folder_to_fill, replacing
 from wand_export.host.session import Floats, Session
 from wand_export.host.speech import Speaker
 from wand_export.report import KV_PLOT, LATENCY_PLOT, REPORT, write_bench
@@ -89,8 +90,18 @@ def bench(
         "not_run": [f"{target}: {why}" for target, why in not_run.items()],
     }
     if output is not None:
-        write_bench(Path(output), opened.manifest, document)
+        _write(Path(output), opened, document)
     return document
+
+
+def _write(folder: Path, bundle: Bundle, document: dict[str, Any]) -> None:
+    """The report and its plots, each whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as made:
+        write_bench(Path(made), bundle.manifest, document)
+        for file in Path(made).iterdir():
+            with replacing(folder / file.name) as part:
+                part.write_bytes(file.read_bytes())
 
 
 def _why_not(bundle: Bundle, target: str) -> str | None:
