@@ -253,6 +253,15 @@ def test_speak_reads_standard_input(verb: Verb, capsys: Any, monkeypatch: pytest
     assert main(["speak", "b", "--file", "-"]) == 2
 
 
+@pytest.mark.parametrize("words", ["inspect x", "inspect x --json"])
+def test_a_result_that_standard_output_does_not_take(
+    verb: Verb, capsys: Any, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))  # noqa: SIM115
+    assert main(words.split()) == 3
+    assert "error: standard output: cannot be written" in capsys.readouterr().err
+
+
 BENCHED = {
     "schema": 1,
     "machine": {"cpu": "a CPU", "threads": 2, "bandwidth_bytes_per_s": 2e10},

@@ -58,12 +58,11 @@ def wand(words: str, redirected: str) -> subprocess.CompletedProcess[str]:
     [
         ("--help", ">/dev/full", 3, 1),
         ("--version", ">/dev/full", 3, 1),
-        ("inspect --recipe wren --json", ">/dev/full", 3, 1),
-        ("inspect --recipe nobody --json", ">/dev/full", 3, 1),
-        ("inspect --recipe wren", ">&-", 0, 0),
-        ("inspect --recipe nobody", "2>&-", 2, 0),
-        ("inspect --recipe nobody", "2>/dev/full", 2, 0),
-        ("inspect --recipe wren", "| true; exit ${PIPESTATUS[0]}", 141, 0),
+        ("verify nowhere --json", ">/dev/full", 3, 1),
+        ("--help", ">&-", 0, 0),
+        ("verify nowhere", "2>&-", 2, 0),
+        ("verify nowhere", "2>/dev/full", 2, 0),
+        ("verify nowhere --json", "| true; exit ${PIPESTATUS[0]}", 141, 0),
         ("--help", "| true; exit ${PIPESTATUS[0]}", 141, 0),
     ],
 )

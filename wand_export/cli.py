@@ -18,6 +18,7 @@ from wand_export.errors import InputError, WandError
 from wand_export.failures import as_wand_error
 from wand_export.process import (
     PIPE_CLOSED,
+    OutputError,
     Stopped,
     complain,
     forget_unwritten,
@@ -332,12 +333,12 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _fail(failure: WandError, as_json: bool) -> int:
-    if as_json:
+    if as_json and not isinstance(failure, OutputError):
         try:
             with printing():
                 print(json.dumps({"error": _document(failure)}, indent=2))
             return failure.exit_code
-        except WandError as unwritten:
+        except OutputError as unwritten:
             failure = unwritten
         except Stopped as end:
             return end.exit_code

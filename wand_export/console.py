@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,12 @@ def stages(verb: str, debug: bool) -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True)
     start = time.monotonic()
-    with console.status(f"{verb} ...") as status:
+    # Where there is no terminal the status would still write, and fail where that is full or closed.
+    with console.status(f"{verb} ...") if console.is_terminal else nullcontext() as status:
 
         def report(stage: str) -> None:
-            status.update(f"{verb}: {escape(stage)}")
+            if status is not None:
+                status.update(f"{verb}: {escape(stage)}")
             if console.is_terminal or debug:
                 console.print(f"{time.monotonic() - start:7.1f} s  {stage}", style="dim", markup=False, highlight=False)
 

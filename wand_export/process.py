@@ -24,6 +24,10 @@ class Stopped(BaseException):
         self.exit_code = exit_code
 
 
+class OutputError(WandError):
+    """Standard output does not take the result."""
+
+
 @contextmanager
 def stoppable() -> Iterator[None]:
     """Let the signals that ask the process to end raise Stopped(128 + number): once, so that nothing stops the removal.
@@ -71,7 +75,7 @@ def printing() -> Iterator[None]:
         if isinstance(error, BrokenPipeError):
             raise Stopped(PIPE_CLOSED) from error
         fix = "send it to another place, or free some space, and run it again"
-        raise WandError("standard output", f"cannot be written: {error.strerror}", fix) from error
+        raise OutputError("standard output", f"cannot be written: {error.strerror}", fix) from error
 
 
 def forget_unwritten() -> None:

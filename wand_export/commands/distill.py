@@ -24,9 +24,10 @@ def distill(config: Path | str, out: Path | str | None = None) -> dict[str, Any]
     settings = read_toml(config, DistillConfig)
     paths = {"teacher": config.parent / settings.teacher, "data": config.parent / settings.data}
     columns = TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn()
+    console = Console(stderr=True)
     with alone(out) as place:
         trainer = Trainer(settings.model_copy(update=paths), place.with_name(place.name + ".state"))
-        with Progress(*columns, console=Console(stderr=True)) as progress:
+        with Progress(*columns, console=console, disable=not console.is_terminal) as progress:
             task = progress.add_task("distill", total=settings.steps, completed=trainer.step)
             for record in trainer.train():
                 told = f"window {record['window']}, loss {record['loss']:.3f}"
