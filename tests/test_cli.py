@@ -1,6 +1,7 @@
 """The command line: exit codes, one-line errors, and documents that are nothing but JSON."""
 
 import errno
+import io
 import json
 import subprocess
 import sys
@@ -61,7 +62,12 @@ FAILURES = [
     (IsADirectoryError(errno.EISDIR, "Is a directory", "folder"), 2, "folder"),
     (OSError(errno.EROFS, "Read-only file system", "cdrom"), 2, "cdrom"),
     (OSError(errno.ENOSPC, "No space left on device", "big.onnx"), 3, "big.onnx"),
+    (OSError(errno.ENOTEMPTY, "Directory not empty", "out"), 2, "out"),
+    (OSError(errno.ELOOP, "Too many levels of symbolic links", "loop"), 2, "loop"),
+    (OSError(errno.EFBIG, "File too large", "long.wav"), 3, "long.wav"),
+    (OSError(errno.EIO, "Input/output error", "card"), 3, "card"),
     (RuntimeError("write failed: No space left on device"), 3, "disk"),
+    (RuntimeError("I/O error: File too large (os error 27)"), 3, "disk"),
     (ModuleNotFoundError("No module named 'torch'", name="torch"), 2, "torch"),
     (ModuleNotFoundError("No module named 'nowhere'", name="nowhere"), 3, "internal error"),
     (KeyError("several\nlines"), 3, "internal error"),
@@ -230,10 +236,61 @@ def test_speak_reads_a_file_as_utf8(verb: Verb, capsys: Any, tmp_path: Path) -> 
     file = tmp_path / "text.txt"
     file.write_bytes("Schön.".encode())
     assert main(["speak", "b", "--file", str(file)]) == 0
-    assert verb.args[1] == "Schön."
+    assert verb.args[1] == "Schön." and verb.options["text_file"] == file
     file.write_bytes(b"\xff\xfe")
     assert main(["speak", "b", "--file", str(file)]) == 2
     assert str(file) in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("words", "text"),
+    [
+        (["b", "-5 degrees"], "-5 degrees"),
+        (["b", "-5", "-o", "x.wav"], "-5"),
+        (["-o", "x.wav", "b", "--seed", "3", "- Hello."], "- Hello."),
+        (["b", "-.5 volts", "--json"], "-.5 volts"),
+        (["--seed", "3", "--", "b", "-hello"], "-hello"),
+        (["b", "--", "--json"], "--json"),
+    ],
+)
+def test_a_text_may_begin_with_a_dash(verb: Verb, words: list[str], text: str) -> None:
+    assert main(["speak", *words]) == 0
+    assert verb.args[:2] == (Path("b"), text)
+
+
+def test_an_option_does_not_become_a_text(verb: Verb, capsys: Any) -> None:
+    for words, told in (["b", "hello", "--seed", "-5"], "seed"), (["b", "-wide"], "-w"), (["b", "a", "-5"], "-5"):
+        assert main(["speak", *words]) == 2
+        assert told in capsys.readouterr().err
+
+
+def test_speak_streams_to_standard_output(verb: Verb, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert main(["speak", "b", "Hello.", "-o", "-"]) == 0
+    assert verb.args[2] is sys.stdout.buffer
+    out, err = capsys.readouterr()
+    assert out == "" and "schema" not in err
+    assert main(["speak", "b", "Hello.", "-o", "-", "--json"]) == 2
+    assert "standard output cannot hold" in json.loads(capsys.readouterr().out)["error"]["value"]
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    assert main(["speak", "b", "Hello.", "-o", "-"]) == 2
+    assert "is a terminal" in capsys.readouterr().err
+
+
+def test_speak_reads_standard_input(verb: Verb, capsys: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO("Schön.".encode()), encoding="ascii"))
+    assert main(["speak", "b", "--file", "-"]) == 0
+    assert verb.args[1] == "Schön." and verb.options["text_file"] is None
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(b"\xff"), encoding="ascii"))
+    assert main(["speak", "b", "--file", "-"]) == 2
+
+
+@pytest.mark.parametrize("words", ["inspect x", "inspect x --json"])
+def test_a_result_that_standard_output_does_not_take(
+    verb: Verb, capsys: Any, monkeypatch: pytest.MonkeyPatch, words: str
+) -> None:
+    monkeypatch.setattr(sys, "stdout", open("/dev/full", "w"))  # noqa: SIM115
+    assert main(words.split()) == 3
+    assert "error: standard output: cannot be written" in capsys.readouterr().err
 
 
 BENCHED = {

@@ -1,6 +1,7 @@
 """What is installed: the lazy names of the package, shipped recipes and targets, and the alias in optimum."""
 
 import importlib.util
+import os
 import re
 import subprocess
 import sys
@@ -26,6 +27,24 @@ def test_lazy_names() -> None:
     assert set(wand_export.__all__) <= set(dir(wand_export))
     with pytest.raises(AttributeError, match="nothing"):
         _ = wand_export.nothing
+
+
+def test_a_session_leaves_nothing_in_the_users_folders(exported: Path, tmp_path: Path) -> None:
+    """ONNX Runtime would keep an id of the device there, and events to be sent."""
+    code = "import sys, wand_export; wand_export.load_bundle(sys.argv[1]).open('onnx-fp32').close()"
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    folders = {"HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path / "cache"), "TMPDIR": str(tmp_path)}
+    subprocess.run([sys.executable, "-c", code, str(exported)], env=environment | folders, check=True)
+    assert list(tmp_path.rglob("*")) == []
+
+
+@pytest.mark.parametrize("own", [None, "0"])
+def test_a_setting_of_the_user_is_kept(own: str | None) -> None:
+    environment = {key: value for key, value in os.environ.items() if key != "ORT_DISABLE_TELEMETRY"}
+    code = "import os, wand_export; print(os.environ['ORT_DISABLE_TELEMETRY'])"
+    environment |= {} if own is None else {"ORT_DISABLE_TELEMETRY": own}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == own or (own is None and done.stdout.strip() == "1")
 
 
 def test_recipes_and_targets_are_there() -> None:

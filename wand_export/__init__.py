@@ -3,6 +3,7 @@
 The names below are loaded when first asked for, so that importing the package stays light.
 """
 
+import os
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,10 @@ if TYPE_CHECKING:
     from wand_export.commands.verify import verify
     from wand_export.errors import BundleError
     from wand_export.host.bundle import load_bundle
+
+# Without this in the environment when its library is loaded, by whomever, ONNX Runtime keeps an id of the device and a
+# queue of events in the user's cache, and nothing stops it afterwards.
+os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")
 
 __version__ = "0.1.0"
 __all__ = ["BundleError", "__version__", "bench", "export", "load_bundle", "verify"]

@@ -2,19 +2,31 @@
 
 import codecs
 import json
+import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, BinaryIO
 
 import typer
+from typer.core import TyperCommand
 
 from wand_export import __version__
 from wand_export.console import progress_bar, quietly, show, stages
 from wand_export.errors import InputError, WandError
 from wand_export.failures import as_wand_error
+from wand_export.process import (
+    PIPE_CLOSED,
+    OutputError,
+    Stopped,
+    complain,
+    forget_unwritten,
+    open_closed_streams,
+    printing,
+    stoppable,
+)
 
 
 def examples(*lines: str) -> str:
@@ -47,12 +59,24 @@ Recipe = Annotated[
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads. Default: the runtime's choice.")]
 
 
+class SpeakCommand(TyperCommand):
+    """Takes "-5 degrees" for the text that it is: no option has anything but a letter behind its dash."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        end = args.index("--") if "--" in args else len(args)
+        takes_value = {name for option in self.params if not getattr(option, "is_flag", True) for name in option.opts}
+        texts = [i for i in range(end) if re.match(r"-[^-a-zA-Z]", args[i]) and not (i and args[i - 1] in takes_value)]
+        kept = [args[i] for i in range(end) if i not in texts]
+        return super().parse_args(ctx, [*kept, "--", *(args[i] for i in texts), *args[end + 1 :]])
+
+
 @app.callback(invoke_without_command=True)
 def _wand(
     version: Annotated[bool, typer.Option("--version", help="Print the version and stop.")] = False,
 ) -> None:
     if version:
-        print(f"wand-export {__version__}")
+        with printing():
+            print(f"wand-export {__version__}")
         raise typer.Exit
 
 
@@ -177,7 +201,9 @@ def verify(
 @app.command(epilog=examples("wand bench bundle", "wand bench bundle --threads 2 -o measured --json"))
 def bench(
     bundle: Bundle,
-    threads: Threads = None,
+    threads: Annotated[
+        int | None, typer.Option(min=1, metavar="N", help="Threads. Default: one for each of the fastest cores.")
+    ] = None,
     steps: Annotated[int | None, typer.Option(min=1, metavar="N", help="Steps measured at each position.")] = None,
     output: Annotated[
         Path | None, typer.Option("-o", "--output", metavar="DIR", help="Folder for report.md and its plots.")
@@ -197,18 +223,27 @@ def bench(
 
 
 @app.command(
+    cls=SpeakCommand,
     epilog=examples(
         "wand speak bundle 'Hello there.' -o hello.wav",
         "wand speak bundle --file chapter.txt -o chapter.wav --target onnx-int4",
-    )
+        "echo 'Hello there.' | wand speak bundle --file - -o - | aplay",
+    ),
 )
 def speak(
     bundle: Bundle,
     text: Annotated[str | None, typer.Argument(metavar="TEXT", help="What to say; or --file.")] = None,
-    file: Annotated[Path | None, typer.Option(metavar="F", help="Text file (UTF-8) to read aloud.")] = None,
+    file: Annotated[
+        Path | None, typer.Option(metavar="F", help="Text file (UTF-8) to read aloud; - is standard input.")
+    ] = None,
     output: Annotated[
         Path | None,
-        typer.Option("-o", "--output", metavar="WAV", help="Default: out.wav; none where only --tokens-out is given."),
+        typer.Option(
+            "-o",
+            "--output",
+            metavar="WAV",
+            help="Default: out.wav; none where only --tokens-out is given. - streams to standard output.",
+        ),
     ] = None,
     target: Annotated[str | None, typer.Option(metavar="T", help="Target or runtime. Default: the first.")] = None,
     voice: Annotated[str | None, typer.Option(metavar="V", help="Voice preset. Default: the first.")] = None,
@@ -245,6 +280,7 @@ def speak(
     words = text if file is None else _read(file)
     if output is None and tokens_out is None and hidden_out is None:
         output = Path("out.wav")
+    streamed = output == Path("-")
     from wand_export.commands.speak import speak as verb
 
     with progress_bar() as progress:
@@ -252,7 +288,7 @@ def speak(
             verb,
             bundle,
             words,
-            output,
+            _audio_stream(as_json) if streamed else output,
             target=target,
             voice=voice,
             tokens_out=tokens_out,
@@ -264,8 +300,13 @@ def speak(
             repetition_penalty=repetition_penalty,
             skip_unsayable=skip_unsayable,
             threads=threads,
+            text_file=None if file == Path("-") else file,
             progress=progress,
         )
+    if streamed:
+        with redirect_stdout(sys.stderr):
+            show("speak", result)
+        return 0
     return _print("speak", result, as_json)
 
 
@@ -292,21 +333,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
     flags = arguments[: arguments.index("--")] if "--" in arguments else arguments
     debug, as_json = "--debug" in flags, "--json" in flags
+    open_closed_streams()
     try:
-        with quietly(debug):
+        with stoppable(), quietly(debug):
             code: int | None = typer.main.get_command(app).main(arguments, "wand", standalone_mode=False)
         return code or 0
     except KeyboardInterrupt:
         return 130
+    except Stopped as end:
+        return end.exit_code
+    except SystemExit as end:
+        if not isinstance(end.__context__, BrokenPipeError):  # where typer meets a closed pipe
+            raise
+        return PIPE_CLOSED
     except Exception as error:
         if debug:
             traceback.print_exc()
-        failure = as_wand_error(error)
-        if as_json:
-            print(json.dumps({"error": _document(failure)}, indent=2))
-        else:
-            print(" ".join(f"error: {failure}".split()), file=sys.stderr)
-        return failure.exit_code
+        return _fail(as_wand_error(error), as_json)
+    finally:
+        forget_unwritten()
+
+
+def _fail(failure: WandError, as_json: bool) -> int:
+    if as_json and not isinstance(failure, OutputError):
+        try:
+            with printing():
+                print(json.dumps({"error": _document(failure)}, indent=2))
+            return failure.exit_code
+        except OutputError as unwritten:
+            failure = unwritten
+        except Stopped as end:
+            return end.exit_code
+    complain(" ".join(f"error: {failure}".split()))
+    return failure.exit_code
 
 
 def _call(verb: Callable[..., dict[str, Any]], *args: Any, **options: Any) -> dict[str, Any]:
@@ -316,11 +375,22 @@ def _call(verb: Callable[..., dict[str, Any]], *args: Any, **options: Any) -> di
 
 
 def _print(verb: str, result: dict[str, Any], as_json: bool) -> int:
-    if as_json:
-        print(json.dumps(result, indent=2, allow_nan=False))
-    else:
-        show(verb, result)
+    document = json.dumps(result, indent=2, allow_nan=False) if as_json else None
+    with printing():
+        if document is not None:
+            print(document)
+        else:
+            show(verb, result)
     return 0
+
+
+def _audio_stream(as_json: bool) -> BinaryIO:
+    """Standard output for a WAV. Raises InputError where it has another use, or is a terminal."""
+    if as_json:
+        raise InputError("-o -", "standard output cannot hold the WAV and --json's document", "leave one of them out")
+    if sys.stdout.isatty():
+        raise InputError("-o -", "standard output is a terminal", "send it to a player or a file, as by | aplay")
+    return sys.stdout.buffer
 
 
 def _document(failure: WandError) -> dict[str, Any]:
@@ -329,7 +399,7 @@ def _document(failure: WandError) -> dict[str, Any]:
 
 def _read(file: Path) -> str:
     """The text of a file. A byte order mark is no part of it."""
-    data = file.read_bytes()
+    data = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
     if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
         raise InputError(file, "is UTF-16", "save it as UTF-8")
     if b"\0" in data:

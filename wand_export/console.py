@@ -10,7 +10,7 @@ import sys
 import time
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -47,10 +47,12 @@ def stages(verb: str, debug: bool) -> Iterator[Callable[[str], None]]:
 
     console = Console(stderr=True)
     start = time.monotonic()
-    with console.status(f"{verb} ...") as status:
+    # Where there is no terminal the status would still write, and fail where that is full or closed.
+    with console.status(f"{verb} ...") if console.is_terminal else nullcontext() as status:
 
         def report(stage: str) -> None:
-            status.update(f"{verb}: {escape(stage)}")
+            if status is not None:
+                status.update(f"{verb}: {escape(stage)}")
             if console.is_terminal or debug:
                 console.print(f"{time.monotonic() - start:7.1f} s  {stage}", style="dim", markup=False, highlight=False)
 
@@ -148,7 +150,11 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
             _number((row.get("audio") or {}).get("psnr_db"), "identical" if row.get("audio") else "-"),
             _PASSED[row.get("passed")],
         )
-    return [table]
+    return [table, *_not_run(result)]
+
+
+def _not_run(result: dict[str, Any]) -> list["Table"]:
+    return [_pairs({"not run": why}) for why in result.get("not_run", [])]
 
 
 def _bench(result: dict[str, Any]) -> list["Table"]:
@@ -171,7 +177,7 @@ def _bench(result: dict[str, Any]) -> list["Table"]:
             *(_number(row.get(key)) for key in ("first_audio_ms", "real_time_factor", "lm_real_time_factor")),
             *(_bytes(row.get(key)) for key in ("peak_bytes", "artifact_bytes", "kv_bytes")),
         )
-    return [table]
+    return [table, *_not_run(result)]
 
 
 def _plain(result: dict[str, Any]) -> list["Table"]:

@@ -1,6 +1,8 @@
 """The errors that reach a user, each with its exit code."""
 
+from operator import index
 from pathlib import Path
+from typing import Any
 
 _LONGEST = 1000
 
@@ -39,3 +41,15 @@ class ParityError(WandError):
     """An artifact below its target's thresholds."""
 
     exit_code = 1
+
+
+def whole_number(name: str, value: Any, least: int, most: int | None = None) -> int:
+    """`value` as an int if it is a whole number from `least` to `most`, and no bool. Raises InputError."""
+    try:
+        number = least - 1 if isinstance(value, bool) else index(value)
+    except TypeError:
+        number = least - 1
+    if number < least or (most is not None and number > most):
+        wanted = f"at least {least}" if most is None else f"from {least} to {most}"
+        raise InputError(name, repr(value), f"give a whole number, {wanted}")
+    return number

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -20,6 +21,7 @@ from wand_export.errors import InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import open_checkpoint
 from wand_export.host.bundle import Bundle, load_bundle, read_manifest
+from wand_export.host.output import alone
 from wand_export.host.selftest import run_audio_selftest
 from wand_export.spec.schema import shipped
 from wand_export.spec.target import load_target
@@ -205,10 +207,44 @@ def test_kill_in_the_middle(tiny: Path, tmp_path: Path) -> None:
         time.sleep(0.05)
     os.kill(process.pid, signal.SIGKILL)
     process.wait()
-    assert left_in(tmp_path) == [".out.partial"]
+    assert left_in(tmp_path) == [".out.lock", ".out.partial"]
     export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"])
     assert left_in(tmp_path) == ["out"]
     load_bundle(tmp_path / "out")
+
+
+def test_asked_to_end_it_leaves_nothing(tiny: Path, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "wand_export.cli", "export", str(tiny / "checkpoint"), "-o", str(tmp_path / "out")]
+    process = subprocess.Popen([*command, "--target", "onnx-fp32"], stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not (tmp_path / ".out.partial" / "onnx-fp32").exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate()
+    assert (process.returncode, said) == (143, "") and left_in(tmp_path) == []
+
+
+def test_another_export_into_the_same_place_is_refused_at_once(tiny: Path, tmp_path: Path) -> None:
+    with alone(tmp_path / "out"), pytest.raises(InputError, match="another run is writing it"):
+        export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"], report=lambda stage: pytest.fail("it began"))
+
+
+def test_plain_strings_and_single_ones(tiny: Path, tmp_path: Path) -> None:
+    plan = export(str(tiny / "checkpoint"), str(tmp_path / "out"), "onnx-fp32", dry_run=True)
+    assert plan["kv_cache"]["window"] == 8 and left_in(tmp_path) == []
+
+
+@pytest.mark.parametrize("options", [{"window": 0}, {"prefix": 0}, {"window": 1.5}, {"prefix": "8"}, {"window": True}])
+def test_sizes_that_are_no_whole_numbers(tiny: Path, tmp_path: Path, options: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=f"--{next(iter(options))}"):
+        export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"], dry_run=True, **options)
+
+
+@pytest.mark.parametrize("name", ["onnx-fp32", "audio", "text", "voices"])
+def test_targets_that_would_share_a_folder(tiny: Path, tmp_path: Path, name: str) -> None:
+    file = tmp_path / "own.toml"
+    file.write_text((shipped("targets") / "onnx-fp32.toml").read_text().replace('"onnx-fp32"', f'"{name}"'))
+    with pytest.raises(InputError, match=f"the name '{name}' is taken"):
+        export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32", str(file)], dry_run=True)
 
 
 def test_components_at_precisions_of_their_own(tiny: Path, tmp_path: Path) -> None:

@@ -136,7 +136,7 @@ def test_the_scores_are_those_of_plain_causal_attention(folder: Path) -> None:
 
 
 def test_refusals_name_the_key_or_the_file(folder: Path) -> None:
-    with pytest.raises(InputError, match="it exists"):
+    with pytest.raises(InputError, match="already exists"):
         distill(folder / "distill.toml", folder / "teacher")
     (folder / "more.toml").write_text(config(folder) + "surprise = 1\n", encoding="utf-8")
     with pytest.raises(InputError, match="surprise"):

@@ -107,7 +107,7 @@ class FakeSession(Session):
             logits[STOP] = 2
         return StepOutput(logits, rows[-1])
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self.rows = []
 
 

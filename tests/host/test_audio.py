@@ -1,14 +1,14 @@
 """Chunks, context, noise and phase of a stream, and files that exist only when they are whole."""
 
+import io
 import os
 import wave
-from pathlib import Path
 
 import numpy as np
 import pytest
 
 from wand_export.errors import BundleError, InputError, WandError
-from wand_export.host.audio import AudioStream, WavWriter, replacing
+from wand_export.host.audio import AudioStream, WavStream, WavWriter
 from wand_export.host.sampling import noise
 
 
@@ -132,6 +132,40 @@ def test_paths_that_cannot_be_files_are_refused(tmp_path, name) -> None:
         pass
 
 
-def test_a_device_is_never_replaced() -> None:
-    with pytest.raises(InputError, match="not a file"), replacing(Path(os.devnull)):
+@pytest.mark.parametrize("name", ["out.mp3", "out.FLAC", "a.b.ogg", "out.m4a"])
+def test_a_name_of_another_format_is_refused(tmp_path, name) -> None:
+    with pytest.raises(InputError, match="would hold WAV"):
+        WavWriter(tmp_path / name, 8000)
+    for other in ("out", "out.wav", "out.WAV", "mp3"):
+        WavWriter(str(tmp_path / other), 8000)
+
+
+def test_a_stream_is_a_wav_without_an_end(tmp_path) -> None:
+    class Pipe(io.RawIOBase):
+        def __init__(self) -> None:
+            self.blocks: list[bytes] = []
+
+        def writable(self) -> bool:
+            return True
+
+        def write(self, data) -> int:
+            self.blocks.append(bytes(data))
+            return len(data)
+
+    pipe = Pipe()
+    with WavStream(pipe, 24000) as stream:
+        assert len(pipe.blocks) == 1  # a player can begin
+        stream.write(np.array([0, 0.5, -1.5], np.float32))
+        assert len(pipe.blocks) == 2
+    head, samples = pipe.blocks
+    assert (head[4:8], head[40:44]) == (b"\xff" * 4, b"\xff" * 4)
+    with WavWriter(tmp_path / "out.wav", 24000) as file:
+        file.write(np.array([0, 0.5, -1.5], np.float32))
+    whole = (tmp_path / "out.wav").read_bytes()
+    assert (head[:4], head[8:40], samples) == (whole[:4], whole[8:40], whole[44:])
+
+
+def test_a_stream_that_takes_nothing_is_named() -> None:
+    with open("/dev/full", "wb", buffering=0) as full, pytest.raises(OSError) as caught, WavStream(full, 24000):
         pass
+    assert caught.value.filename == "/dev/full"

@@ -4,6 +4,7 @@ import hashlib
 import json
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from wand_export.errors import BundleError, InputError
@@ -105,6 +106,22 @@ def test_ids_out_of_range(exported: Path, table: str, ids: list[int]) -> None:
         load_bundle(exported).embed(table, ids)
 
 
+@pytest.mark.parametrize(
+    "ids", [[1.7], [1.0], [float("nan")], 5, [[1, 2]], [True], ["1"], None, [None], [[1], [1, 2]], [2**70]]
+)
+def test_ids_that_are_no_whole_numbers_in_one_dimension(exported: Path, ids: object) -> None:
+    bundle = load_bundle(exported)
+    with pytest.raises(InputError, match="whole numbers in one dimension"):
+        bundle.embed("speech", ids)  # type: ignore[arg-type]
+    assert bundle.embed("speech", []).shape == (0, 64)
+    assert np.array_equal(bundle.embed("speech", np.array([3], np.uint8)), bundle.embed("speech", (3,)))
+
+
+def test_a_check_that_is_none(exported: Path) -> None:
+    with pytest.raises(InputError, match=r"'fast' \(give \"full\" or \"size\"\)"):
+        load_bundle(exported, check="fast")  # type: ignore[arg-type]
+
+
 def test_selftest_passes_and_notices(exported: Path) -> None:
     bundle = load_bundle(exported)
     for target in bundle.targets:
@@ -112,6 +129,26 @@ def test_selftest_passes_and_notices(exported: Path) -> None:
             assert run_selftest(bundle, target, session).passed
     with bundle.open("onnx-int4", threads=1) as session:  # the wrong weights for fp32's tolerance
         assert not run_selftest(bundle, "onnx-fp32", session).passed
+
+
+def test_files_behind_links_are_read_as_the_hub_caches_them(
+    bundle: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    wanted = load_bundle(bundle).open("onnx-int4", 1).prefill(np.ones((3, 64), np.float32)).logits
+    for number, file in enumerate(sorted(file for file in bundle.rglob("*") if file.is_file())):
+        file.rename(tmp_path / f"blob{number}")
+        file.symlink_to(tmp_path / f"blob{number}")
+    linked = load_bundle(bundle)
+    assert np.array_equal(linked.open("onnx-int4", 1).prefill(np.ones((3, 64), np.float32)).logits, wanted)
+
+    def refuse(*_: object, **__: object) -> None:  # as version 1.24.1 does
+        raise RuntimeError("External data path validation failed: decoder.data escapes model directory")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", refuse)
+    with pytest.raises(BundleError, match=r"escapes model directory \(take another version.*cp -rL\)"):
+        linked.open("onnx-int4")
 
 
 def test_a_file_that_onnx_runtime_refuses(bundle: Path) -> None:

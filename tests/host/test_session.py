@@ -1,5 +1,6 @@
 """Every runtime's session: the artifact as saved, at full precision, against the reference; and what it refuses."""
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,7 +12,7 @@ from tests.conftest import RUNTIMES
 from wand_export.errors import InputError
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint
 from wand_export.host.bundle import Bundle, load_bundle
-from wand_export.host.session import Floats, Session
+from wand_export.host.session import Floats, Session, StepOutput
 
 P, W, LATE = 24, 8, 10_000
 CLOSE = 1e-4
@@ -110,6 +111,67 @@ def test_outputs_are_the_callers_own(session: Session) -> None:
     assert np.array_equal(first.logits, kept[0]) and np.array_equal(first.hidden, kept[1])
 
 
+def test_closing(runnable: tuple[Bundle, str]) -> None:
+    bundle, target = runnable
+    rows = random_rows(4)
+    with bundle.open(target, threads=1) as session:
+        session.prefill(rows)
+        session.close()  # again at the end of the block
+    session.close()
+    for use in (lambda: session.prefill(rows), lambda: session.step(rows[0]), session.__enter__):
+        with pytest.raises(InputError, match=r"closed \(open another one\)"):
+            use()
+
+
+def test_a_call_while_another_threads_runs_is_refused(session: Session, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows, told = random_rows(4), []
+    session.prefill(rows[:3])
+    run = session._run
+
+    def slow(given: Floats) -> StepOutput:
+        def intrude() -> None:
+            for call in (lambda: session.step(rows[3]), lambda: session.prefill(rows)):
+                with pytest.raises(InputError, match=r"two threads.*one session for each thread"):
+                    call()
+                told.append(True)
+
+        thread = threading.Thread(target=intrude)
+        thread.start()
+        thread.join()
+        return run(given)
+
+    monkeypatch.setattr(session, "_run", slow)
+    session.step(rows[3])
+    assert told == [True, True] and session.position == 4
+
+
+@pytest.mark.parametrize("threads", [-1, 0, 64_000, "2", 1.5, True])
+def test_threads_that_no_runtime_may_see(runnable: tuple[Bundle, str], threads: object) -> None:
+    bundle, target = runnable
+    for open_one in (bundle.open, bundle.open_audio):
+        with pytest.raises(InputError, match="threads"):
+            open_one(target, threads)  # type: ignore[operator]
+
+
+@pytest.mark.parametrize("how", ["open", "run", "audio"])
+def test_the_callers_arithmetic_is_left_alone(runnable: tuple[Bundle, str], how: str) -> None:
+    def doubled() -> list[float]:
+        return [float(np.float32(1e-40) * np.float32(2)), float(np.float64(5e-320) * 2)]
+
+    before = doubled()
+    bundle, target = runnable
+    with bundle.open(target, threads=1) as session:
+        if how == "run":
+            session.prefill(random_rows(3))
+            session.step(random_rows(1)[0])
+        elif how == "audio":
+            decoder = bundle.manifest.audio.decoder
+            assert decoder is not None
+            codes = np.zeros(decoder.chunk + 2 * decoder.context, np.int32)
+            bundle.open_audio(target, 1).decode(codes, np.zeros(decoder.noise_samples, np.float32), 0.0)
+        assert doubled() == before and before[0] > 0
+
+
 def test_refusals(session: Session) -> None:
     row = np.zeros(64, np.float32)
     with pytest.raises(InputError, match="before prefill"):
@@ -122,9 +184,16 @@ def test_refusals(session: Session) -> None:
         session.prefill(np.zeros((3, 63), np.float32))
     with pytest.raises(InputError, match="NaN"):
         session.prefill(np.full((3, 64), np.nan, np.float32))
+    with pytest.raises(InputError, match=r"a list \(give float32 \[n, 64\]"):
+        session.prefill(np.ones((3, 64)).tolist())  # type: ignore[arg-type]
+    with pytest.raises(InputError, match=r"shape \[64\]"):
+        session.prefill(row)
     session.prefill(np.ones((3, 64), np.float32))
-    with pytest.raises(InputError, match="width 64"):
-        session.step(row.astype(np.float64))
+    for wrong in (row.astype(np.float64), row[None], row[:63]):
+        with pytest.raises(InputError, match="width 64"):
+            session.step(wrong)
+    with pytest.raises(InputError, match="a list"):
+        session.step(row.tolist())  # type: ignore[arg-type]
     with pytest.raises(InputError, match="in the prefix"):
         session.seek(2)
     session.step(row)

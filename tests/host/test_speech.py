@@ -115,6 +115,22 @@ def test_the_seed_decides(make_bundle, make_session) -> None:
     assert run(1) != run(2)
 
 
+def test_two_utterances_at_once_on_one_session_are_refused(make_bundle, make_session) -> None:
+    """Never both, and never one with the other's tokens, wherever the second one begins."""
+    bundle = make_bundle()
+    alone = [token for token, _ in tokens(bundle, make_session(bundle.manifest), {"text": [65, 66]}, seed=0)]
+    for taken in range(1, len(alone)):
+        session = make_session(bundle.manifest)
+        first = tokens(bundle, session, {"text": [65, 66]}, seed=0)
+        for _ in range(taken):
+            next(first)
+        second = tokens(bundle, session, {"text": [65, 66]}, seed=0)
+        found = [next(second)[0]]
+        with pytest.raises(InputError, match="one session for each thread"):
+            next(first)
+        assert found + [token for token, _ in second] == alone
+
+
 def test_every_sentence_is_an_utterance_of_its_own(make_bundle, make_session, audio_session) -> None:
     bundle = make_bundle()
     speaker = Speaker(bundle, make_session(bundle.manifest, stop_at=4), audio_session)

@@ -1,20 +1,30 @@
 """wand bench: how fast a bundle steps, early and late, against the floor that memory sets."""
 
-import multiprocessing
+import json
 import os
 import platform
+import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import redirect_stdout
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from wand_export.commands.verify import absent_runtime
+from wand_export.errors import WandError, whole_number
 from wand_export.host.bundle import Bundle, load_bundle
-from wand_export.host.memory import resident_bytes
+from wand_export.host.cores import big_cores, checked_threads
+from wand_export.host.memory import available_bytes, resident_bytes
+from wand_export.host.output import folder_to_fill, replacing
 from wand_export.host.session import Floats, Session
 from wand_export.host.speech import Speaker
+from wand_export.report import KV_PLOT, LATENCY_PLOT, REPORT, write_bench
 
 PREFIX = 10
 MIDDLE, LATE = 1000, 10_000
@@ -24,43 +34,51 @@ PREFILLS = 5
 WARM_UP = 0.03
 """Seconds of steps before those that are timed: the threads of the session before go on spinning for a while."""
 _READ_BYTES, _READS = 1 << 30, 10
+_LEAST_READ_BYTES, _SHARE = 64 << 20, 4
+"""Where the memory is small, a quarter of what is left is read; no less than no cache holds."""
 
 
 def bench(
-    bundle: Path,
+    bundle: Path | str,
     *,
     threads: int | None = None,
     steps: int | None = None,
-    output: Path | None = None,
+    output: Path | str | None = None,
     report: Callable[[str], None] = lambda stage: None,
 ) -> dict[str, Any]:
     """Measure every artifact that runs here; nothing else may run on the machine meanwhile.
 
-    threads: of the runtime, default all processors; steps: timed steps at each position, default 200. The
-    artifacts take turns, in rounds, so that they share the machine's moods. Returns the document of `wand bench
-    --json`; with `output`, a report.md and its plots are written there. Times are milliseconds, sizes bytes.
+    threads: of the runtime, default all processors of the fastest kind; steps: timed steps at each position, default
+    200. The artifacts take turns, in rounds, so that they share the machine's moods. Returns the document of `wand
+    bench --json`; with `output`, a report.md and its plots are written there. Times are milliseconds, sizes bytes.
+    Raises InputError, BundleError, and WandError if a process that measures one target is ended from outside.
     """
+    count = checked_threads(threads) or len(big_cores())
+    steps = STEPS if steps is None else whole_number("steps", steps, 1)
     opened = load_bundle(bundle)
-    count = threads or os.cpu_count() or 1
-    running = [target for target in opened.targets if _runs_here(opened, target)]
+    if output is not None:
+        folder_to_fill(output, (REPORT, KV_PLOT, LATENCY_PLOT), opened.paths())
+    not_run = {target: why for target in opened.targets if (why := _why_not(opened, target))}
+    running = [target for target in opened.targets if target not in not_run]
     footprints = {}
     for target in running:
         report(f"{target}: memory, load and speech in a process of its own")
-        footprints[target] = _apart(_footprint, bundle, target, count)
+        footprints[target] = _apart(opened.path, target, count)
     report("reading bandwidth")
-    bandwidth = read_bandwidth(count)
-    timings = _rounds(opened, running, count, steps or STEPS, report)
+    bandwidth, read_bytes = read_bandwidth(count)
+    timings = _rounds(opened, running, count, steps, report)
     twins = {}
     for target in running:
         if opened.manifest.artifacts[target].twin is not None:
             report(f"{target}: its twin with full attention")
-            twins[target] = _twin(opened, target, count, steps or STEPS)
+            twins[target] = _twin(opened, target, count, steps)
     document = {
         "schema": 1,
         "machine": {
             "cpu": cpu_name(),
             "threads": count,
             "bandwidth_bytes_per_s": bandwidth,
+            "bandwidth_read_bytes": read_bytes,
             "settings": ["denormals flushed", "huge pages where the system has them"],
         },
         "artifacts": [
@@ -69,29 +87,43 @@ def bench(
             else _not_run(opened, target)
             for target in opened.targets
         ],
+        "not_run": [f"{target}: {why}" for target, why in not_run.items()],
     }
     if output is not None:
-        from wand_export.report import write_bench
-
-        write_bench(output, opened.manifest, document)
+        _write(Path(output), opened, document)
     return document
 
 
-def _runs_here(bundle: Bundle, target: str) -> bool:
+def _write(folder: Path, bundle: Bundle, document: dict[str, Any]) -> None:
+    """The report and its plots, each whole."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory() as made:
+        write_bench(Path(made), bundle.manifest, document)
+        for file in Path(made).iterdir():
+            with replacing(folder / file.name) as part:
+                part.write_bytes(file.read_bytes())
+
+
+def _why_not(bundle: Bundle, target: str) -> str | None:
+    """Why a target cannot be measured here; None where it can."""
+    if why := absent_runtime(bundle, target):
+        return why
     with bundle.open(target) as session:
-        return session.how == "ran"
+        return None if session.how == "ran" else "it is only interpreted here"
 
 
-def read_bandwidth(threads: int) -> float:
-    """Bytes per second of the best of ten reads of 1 GiB by this many threads."""
-    parts = np.array_split(np.ones(_READ_BYTES // 8, np.int64), threads)
+def read_bandwidth(threads: int) -> tuple[float, int]:
+    """Bytes per second of the best of ten reads by this many threads, and the bytes of each read: 1 GiB, or less."""
+    left = available_bytes()
+    size = _READ_BYTES if left is None else min(_READ_BYTES, max(_LEAST_READ_BYTES, left // _SHARE))
+    parts = np.array_split(np.ones(size // 8, np.int64), threads)
     best = 0.0
     with ThreadPoolExecutor(threads) as pool:
         for _ in range(_READS):
             start = time.perf_counter()
             list(pool.map(np.max, parts))
-            best = max(best, _READ_BYTES / (time.perf_counter() - start))
-    return best
+            best = max(best, size // 8 * 8 / (time.perf_counter() - start))
+    return best, size // 8 * 8
 
 
 def cpu_name() -> str:
@@ -217,10 +249,23 @@ def _not_run(bundle: Bundle, target: str) -> dict[str, Any]:
     return {**known, **dict.fromkeys(measured), **sizes}
 
 
-def _apart(function: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]:
-    """Call a function in a fresh process, whose memory holds nothing else."""
-    with multiprocessing.get_context("spawn").Pool(1) as pool:
-        return pool.apply(function, arguments)
+def _apart(path: Path, target: str, threads: int) -> dict[str, Any]:
+    """_footprint() in a fresh process, whose memory holds nothing else. Raises WandError if that fails.
+
+    It runs this module, never the caller's script, from where the caller finds its modules.
+    """
+    command = [sys.executable, "-P", "-m", __name__, str(path), target, str(threads)]
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(map(str, sys.path))}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    if done.returncode < 0:
+        name = signal.Signals(-done.returncode).name
+        fix = "look whether its memory was too small, and run it again"
+        raise WandError(target, f"the process that measured it was ended by {name}", fix)
+    if done.returncode:
+        said = (done.stderr.splitlines() or [f"exit code {done.returncode}"])[-1]
+        raise WandError(target, f"the process that measured it failed: {said}", "run wand verify on the bundle")
+    found: dict[str, Any] = json.loads(done.stdout)
+    return found
 
 
 def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
@@ -268,3 +313,9 @@ def _speech(bundle: Bundle, session: Session, target: str, threads: int) -> dict
         "first_audio_ms": first and first * 1e3,
         "real_time_factor": (time.perf_counter() - start) / seconds if seconds else None,
     }
+
+
+if __name__ == "__main__":  # what _apart() runs
+    with redirect_stdout(sys.stderr):
+        footprint = _footprint(Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]))
+    print(json.dumps(footprint))

@@ -2,8 +2,8 @@
 
 import gc
 import shutil
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from math import isfinite
 from pathlib import Path
@@ -17,7 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from wand_export import __version__, backends
-from wand_export.errors import CheckpointError, InputError, ParityError
+from wand_export.errors import CheckpointError, InputError, ParityError, whole_number
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from wand_export.graph.half import beyond_half, needs_half
@@ -35,6 +35,7 @@ from wand_export.host.bundle import (
     sha256_of,
     to_json,
 )
+from wand_export.host.output import alone, folder_to_write, whole
 from wand_export.host.prompt import (
     TEXT_FOLDER,
     TOKENIZER_FILE,
@@ -80,16 +81,16 @@ SELFTEST_STEPS = 48
 
 def export(
     checkpoint: Path | str | None,
-    output: Path,
-    targets: Sequence[str],
+    output: Path | str,
+    targets: Sequence[Path | str] | Path | str,
     *,
     recipe: str | None = None,
     window: int | None = None,
     prefix: int | None = None,
     random_weights: bool = False,
     layers: int | None = None,
-    voices: Sequence[Path] = (),
-    audio_decoder: Path | None = None,
+    voices: Sequence[Path | str] | Path | str = (),
+    audio_decoder: Path | str | None = None,
     with_twin: bool = False,
     dry_run: bool = False,
     allow_low_parity: bool = False,
@@ -97,39 +98,52 @@ def export(
 ) -> dict[str, Any]:
     """Export a checkpoint, or random weights of a recipe's true size, to a bundle at `output`.
 
-    checkpoint: a folder, or org/name[@revision] on the Hugging Face hub. voices: folders of named presets, the first
-    being the default; audio_decoder: an ONNX file that fits the recipe's [audio.graph]; see models/README.md.
-    report(stage) is called as each stage begins. Returns the manifest as a dict, with the key "warnings"; with
-    dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses, ParityError for an artifact
-    below its target's thresholds.
+    checkpoint: a folder, or org/name[@revision] on the Hugging Face hub. targets: names or paths, or one of them.
+    voices: folders of named presets, the first being the default; audio_decoder: an ONNX file that fits the recipe's
+    [audio.graph]; see models/README.md. report(stage) is called as each stage begins. Returns the manifest as a dict,
+    with the key "warnings"; with dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses,
+    ParityError for an artifact below its target's thresholds.
     """
-    wanted = [load_target(name) for name in dict.fromkeys(targets)]
-    if not wanted:
-        raise InputError("--target", "no target given", "name at least one")
-    if output.exists():
-        raise InputError(output, "already exists", "remove it, or choose another output")
-    report("reading the checkpoint")
-    source = _source(checkpoint, recipe, random_weights, layers)
-    layout, warnings = _layout(source, window, prefix)
-    tokenizer = load_tokenizer(source)
-    try:
-        draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
-    except ValidationError as error:
-        fix = "correct its recipe, or export with another --prefix or --window"
-        raise InputError(source.recipe.family, explain(error), fix) from error
-    draft = _with_wide_tables(draft, source, wanted, warnings)
-    extras = Extras(tokenizer, _voices(draft, voices), audio_decoder)
-    draft = draft.model_copy(update={"voices": list(extras.voices)})
-    _check_room(draft, _encoder(source, draft, tokenizer), extras.voices)
-    if audio_decoder is not None:
-        _check_audio_decoder(draft, audio_decoder, wanted)
-    report("comparing with transformers' own class")
-    compare_with_transformers(source)
-    if dry_run:
-        return {**draft.model_dump(mode="json"), "warnings": warnings}
-    with _whole(output) as folder:
+    wanted = _targets([targets] if isinstance(targets, Path | str) else targets)
+    folders = [Path(voice) for voice in ([voices] if isinstance(voices, Path | str) else voices)]
+    decoder_file = None if audio_decoder is None else Path(audio_decoder)
+    with ExitStack() as stack:
+        place = folder_to_write(output) if dry_run else stack.enter_context(alone(output))
+        report("reading the checkpoint")
+        source = _source(checkpoint, recipe, random_weights, layers)
+        layout, warnings = _layout(source, window, prefix)
+        tokenizer = load_tokenizer(source)
+        try:
+            draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
+        except ValidationError as error:
+            fix = "correct its recipe, or export with another --prefix or --window"
+            raise InputError(source.recipe.family, explain(error), fix) from error
+        draft = _with_wide_tables(draft, source, wanted, warnings)
+        extras = Extras(tokenizer, _voices(draft, folders), decoder_file)
+        draft = draft.model_copy(update={"voices": list(extras.voices)})
+        _check_room(draft, _encoder(source, draft, tokenizer), extras.voices)
+        if decoder_file is not None:
+            _check_audio_decoder(draft, decoder_file, wanted)
+        report("comparing with transformers' own class")
+        compare_with_transformers(source)
+        if dry_run:
+            return {**draft.model_dump(mode="json"), "warnings": warnings}
+        folder = stack.enter_context(whole(place))
         manifest = _fill(folder, source, layout, draft, wanted, extras, with_twin, allow_low_parity, warnings, report)
     return {**manifest.model_dump(mode="json"), "warnings": warnings}
+
+
+def _targets(names: Sequence[Path | str]) -> list[Target]:
+    """The targets, each with a folder of its own in the bundle. Raises InputError."""
+    found = {name: load_target(name) for name in dict.fromkeys(map(str, names))}
+    if not found:
+        raise InputError("--target", "no target given", "name at least one")
+    taken = {AUDIO_FOLDER, TEXT_FOLDER, VOICES_FOLDER}
+    for name, target in found.items():
+        if target.name in taken:
+            raise InputError(name, f"the name {target.name!r} is taken", "name the target otherwise in its file")
+        taken.add(target.name)
+    return list(found.values())
 
 
 @dataclass(frozen=True)
@@ -215,7 +229,7 @@ def _source(checkpoint: Path | str | None, recipe: str | None, random_weights: b
     if random_weights:
         if checkpoint is not None or recipe is None:
             raise InputError("--random-weights", "needs a recipe and no checkpoint", "give --recipe R alone")
-        return random_checkpoint(recipe, layers)
+        return random_checkpoint(recipe, layers if layers is None else whole_number("--layers", layers, 1))
     if checkpoint is None:
         raise InputError("CHECKPOINT", "missing", "give a checkpoint folder, or --recipe R --random-weights")
     if layers is not None:
@@ -228,13 +242,11 @@ def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple
     recipe, warnings = source.recipe, list(source.notes)
     if window is None and source.window is None and source.path is not None:
         raise InputError(source.path, "no wand.json gives its window", "give one with --window; nothing tuned it")
-    chosen = window or source.window or recipe.window
+    chosen = whole_number("--window", source.window or recipe.window if window is None else window, 1)
     if source.path is not None and chosen != source.window:
         tuned = f"tuned for a window of {source.window}" if source.window else "never tuned for any window"
         warnings.append(f"This checkpoint was {tuned}: expect worse speech at a window of {chosen}.")
-    asked = prefix or recipe.prefix_capacity
-    if chosen < 1 or asked < 1:
-        raise InputError("--window/--prefix", f"{chosen}/{asked}", "both must be at least 1")
+    asked = whole_number("--prefix", recipe.prefix_capacity if prefix is None else prefix, 1)
     layout = Layout.fitting(asked, chosen)
     if layout.prefix_capacity != asked:
         warnings.append(
@@ -315,23 +327,6 @@ def _with_wide_tables(draft: Manifest, source: Checkpoint, targets: list[Target]
             tables[table] = tables[table].model_copy(update={"dtype": "float32"})
             warnings.append(f"Table {table} is kept in float32: {found}.")
     return draft.model_copy(update={"tables": tables})
-
-
-@contextmanager
-def _whole(output: Path) -> Iterator[Path]:
-    """A temporary folder beside `output` that becomes it at the end, or vanishes on an error.
-
-    One that a killed export left behind is removed first.
-    """
-    folder = output.parent / f".{output.name}.partial"
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir(parents=True)
-    try:
-        yield folder
-        folder.rename(output)
-    except BaseException:
-        shutil.rmtree(folder, ignore_errors=True)
-        raise
 
 
 def _fill(

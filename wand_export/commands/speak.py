@@ -4,14 +4,16 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from pathlib import Path
 from time import perf_counter
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
+import numpy.typing as npt
 from pydantic import ValidationError
 
-from wand_export.errors import BundleError, InputError
-from wand_export.host.audio import WavWriter, replacing
+from wand_export.errors import BundleError, InputError, whole_number
+from wand_export.host.audio import WavStream, WavWriter
 from wand_export.host.bundle import load_bundle
+from wand_export.host.output import files_to_write, replacing
 from wand_export.host.sentences import Unsayable, without
 from wand_export.host.session import Floats
 from wand_export.host.speech import Speaker
@@ -23,16 +25,17 @@ SHOWN = 20
 
 
 def speak(
-    bundle: Path,
+    bundle: Path | str,
     text: str,
-    output: Path | None,
+    output: Path | str | BinaryIO | None,
     *,
     target: str | None = None,
     voice: str | None = None,
-    tokens_out: Path | None = None,
-    hidden_out: Path | None = None,
+    tokens_out: Path | str | None = None,
+    hidden_out: Path | str | None = None,
     seed: int = 0,
     threads: int | None = None,
+    text_file: Path | str | None = None,
     skip_unsayable: bool = False,
     temperature: float | None = None,
     top_k: int | None = None,
@@ -40,19 +43,29 @@ def speak(
     repetition_penalty: float | None = None,
     progress: Callable[[float, float], None] = lambda seconds, fraction: None,
 ) -> dict[str, Any]:
-    """Speak `text` into the WAV file `output`, its token ids into the .npy file `tokens_out` (int64 [n]).
+    """Speak `text` into the WAV file or stream `output`, its token ids into the .npy file `tokens_out` (int64 [n]).
 
     hidden_out takes the vectors that they were picked from (float32 [n, D]), which some families' audio decoders
-    read. voice None is the bundle's first. A bundle without an audio decoder needs tokens_out or hidden_out. progress
-    gets the seconds of audio made and the fraction of the text's tokens that are spoken. Real-time factors are
-    compute seconds over audio seconds; first_audio_ms counts from the text, with the models loaded; both are null
-    where there is no audio. `cut_sentences` counts those that the stop rule's limit ended.
+    read. voice None is the bundle's first. A bundle without an audio decoder needs tokens_out or hidden_out.
+    text_file, if any, is where the text came from: no output may overwrite it, nor the bundle. progress gets the
+    seconds of audio made and the fraction of the text's tokens that are spoken. Real-time factors are compute seconds
+    over audio seconds; first_audio_ms counts from the text, with the models loaded; both are null where there is no
+    audio. `cut_sentences` counts those that the stop rule's limit ended.
 
     skip_unsayable leaves out what the voice cannot say, which is refused otherwise: `skipped_count` counts it, and
     `skipped` has the first of it. temperature, top_k, top_p and repetition_penalty stand in for the bundle's own;
     `sampler` has the settings in force. Raises InputError and BundleError.
     """
+    if not isinstance(text, str):
+        raise InputError("text", f"a {type(text).__name__}", "give a string")
+    seed = whole_number("seed", seed, 0)
     opened = load_bundle(bundle)
+    stream = None if output is None or isinstance(output, Path | str) else output
+    wav_file, ids_file, vectors_file = (
+        Path(path) if isinstance(path, Path | str) else None for path in (output, tokens_out, hidden_out)
+    )
+    source = [] if text_file is None else [Path(text_file)]
+    files_to_write([wav_file, ids_file, vectors_file], [*source, *opened.paths()])
     settings = sampler_with(
         opened.manifest.sampler,
         temperature=temperature,
@@ -69,7 +82,6 @@ def speak(
         raise BundleError(bundle, f"target {name} has no audio decoder", "ask for token ids with --tokens-out")
     if output is None and tokens_out is None and hidden_out is None:
         raise InputError(bundle, "nothing to write", "give -o or --tokens-out")
-    wanted = output if has_decoder else None
     not_run = []
     if not has_decoder:
         reads_hidden = audio.graph is not None and any(value.source == "hidden" for value in audio.graph.inputs)
@@ -85,9 +97,13 @@ def speak(
     first_audio: float | None = None
     with ExitStack() as stack:
         # Paths are refused and destinations opened before the work, not after it.
-        wav = stack.enter_context(WavWriter(wanted, audio.sample_rate)) if wanted else None
-        ids_part = stack.enter_context(replacing(tokens_out)) if tokens_out else None
-        vectors_part = stack.enter_context(replacing(hidden_out)) if hidden_out else None
+        wav: WavWriter | WavStream | None = None
+        if has_decoder and wav_file is not None:
+            wav = stack.enter_context(WavWriter(wav_file, audio.sample_rate))
+        elif has_decoder and stream is not None:
+            wav = stack.enter_context(WavStream(stream, audio.sample_rate))
+        ids_part = ids_file and stack.enter_context(replacing(ids_file))
+        vectors_part = vectors_file and stack.enter_context(replacing(vectors_file))
         session = stack.enter_context(opened.open(name, threads))
         open_audio = opened.open_audio if audio.decoder is not None else opened.open_audio_graph
         speaker = Speaker(opened, session, open_audio(name, threads) if wav else None, preset)
@@ -113,11 +129,9 @@ def speak(
             audio_seconds = samples / audio.sample_rate if wav else audible / audio.token_rate
             progress(audio_seconds, spoken / sum(text_tokens))
         if ids_part:
-            with ids_part.open("wb") as file:
-                np.save(file, np.array(ids, np.int64))
+            _save(ids_part, np.array(ids, np.int64))
         if vectors_part:
-            with vectors_part.open("wb") as file:
-                np.save(file, np.array(vectors, np.float32).reshape(len(vectors), opened.manifest.model.hidden))
+            _save(vectors_part, np.array(vectors, np.float32).reshape(len(vectors), opened.manifest.model.hidden))
     return {
         "schema": 1,
         "target": name,
@@ -131,9 +145,9 @@ def speak(
         "skipped_count": len(skipped),
         "skipped": [_shown(stretch) for stretch in skipped[:SHOWN]],
         "sampler": settings.model_dump(),
-        "output": str(wanted) if wanted else None,
-        "tokens_out": str(tokens_out) if tokens_out else None,
-        "hidden_out": str(hidden_out) if hidden_out else None,
+        "output": None if wav is None else "-" if wav_file is None else str(wav_file),
+        "tokens_out": ids_file and str(ids_file),
+        "hidden_out": vectors_file and str(vectors_file),
         "voice": preset.name if preset else None,
         "not_run": not_run,
     }
@@ -154,3 +168,10 @@ def _shown(stretch: Unsayable) -> dict[str, Any]:
     # A lone surrogate is no text that JSON could carry on.
     shown = stretch.characters.encode("utf-8", "replace").decode("utf-8")
     return {"character": shown, "code_point": alone, "line": stretch.line, "column": stretch.column}
+
+
+def _save(file: Path, array: npt.NDArray[Any]) -> None:
+    """Write a .npy file of version 1. np.save would tell of a full disk without saying so."""
+    with file.open("wb") as stream:
+        np.lib.format.write_array_header_1_0(stream, np.lib.format.header_data_from_array_1_0(array))
+        stream.write(array.tobytes())

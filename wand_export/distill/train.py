@@ -9,7 +9,6 @@ import json
 import math
 import os
 import shutil
-import tempfile
 from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
@@ -28,6 +27,7 @@ from wand_export.distill.model import FamilyModel
 from wand_export.errors import InputError
 from wand_export.graph.checkpoint import open_checkpoint
 from wand_export.graph.weights import weight_files
+from wand_export.host.output import whole
 from wand_export.spec.schema import Schema
 
 
@@ -191,17 +191,11 @@ class Trainer:
             "trained_steps": self.step,
             "final_loss": self.last_loss,
         }
-        out.parent.mkdir(parents=True, exist_ok=True)
-        partial = Path(tempfile.mkdtemp(prefix=f".{out.name}.", dir=out.parent))
-        try:
+        with whole(out) as partial:
             shutil.copytree(self.config.teacher, partial, dirs_exist_ok=True, ignore=self._weights)
             self.student.write(self.config.teacher, partial)
             (partial / "wand.json").write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
             partial.chmod(0o755)
-            partial.rename(out)
-        except BaseException:
-            shutil.rmtree(partial, ignore_errors=True)
-            raise
 
     def _weights(self, folder: str, names: list[str]) -> set[str]:
         """Which of these files in a folder of the teacher are its weights, which are not copied but written anew."""

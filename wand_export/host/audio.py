@@ -1,23 +1,42 @@
-"""From token ids to samples, chunk by chunk, and to a WAV file that exists only when it is whole."""
+"""From token ids to samples, chunk by chunk, and to a WAV file or stream."""
 
-import os
+import struct
 import wave
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 import numpy.typing as npt
 
 from wand_export.errors import BundleError, InputError, WandError
+from wand_export.host.output import replacing
 from wand_export.host.sampling import noise
 from wand_export.host.session import AudioGraphSession, AudioSession
 from wand_export.spec.manifest import Audio
 
 OUTSIDE = -1
 """The code that stands for "outside the utterance" in the context of a chunk."""
+
+OTHER_FORMATS = {
+    ".aac",
+    ".aif",
+    ".aiff",
+    ".flac",
+    ".m4a",
+    ".m4b",
+    ".mp3",
+    ".mp4",
+    ".oga",
+    ".ogg",
+    ".opus",
+    ".webm",
+    ".wma",
+}
+"""Names of files that players would read as something else than WAV."""
+_ENDLESS = 2**32 - 1
 
 Floats = npt.NDArray[np.float32]
 
@@ -137,34 +156,17 @@ class GraphStream:
         return samples
 
 
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """A temporary path beside `path`, renamed to it at the end, removed on failure.
-
-    Raises InputError if `path` is something other than a file, or its folder does not exist or cannot be written.
-    """
-    if path.exists() and not path.is_file():
-        raise InputError(path, "exists and is not a file", "give the path of a file")
-    if not path.parent.is_dir():
-        raise InputError(path.parent, "no such folder", "create it first")
-    if not os.access(path.parent, os.W_OK):
-        raise InputError(path.parent, "cannot be written", "choose another folder")
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
-    try:
-        yield part
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
-
-
 class WavWriter:
     """A mono 16-bit PCM file, written block by block: `with WavWriter(path, rate) as wav: wav.write(samples)`."""
 
     MAX_SAMPLES = (2**32 - 64) // 2
     """The header counts bytes in 32 bits."""
 
-    def __init__(self, path: Path, sample_rate: int) -> None:
-        self.path, self.sample_rate, self.samples = path, sample_rate, 0
+    def __init__(self, path: Path | str, sample_rate: int) -> None:
+        """Raises InputError if the file's name tells of another format."""
+        self.path, self.sample_rate, self.samples = Path(path), sample_rate, 0
+        if self.path.suffix.lower() in OTHER_FORMATS:
+            raise InputError(self.path, "would hold WAV, whatever its name", "name it .wav, and convert it afterwards")
 
     def __enter__(self) -> Self:
         with ExitStack() as stack:
@@ -181,7 +183,42 @@ class WavWriter:
         self.samples += len(samples)
         if self.samples > self.MAX_SAMPLES:
             raise InputError(self.path, "more than the 4 GiB of a WAV file", "speak the text in parts")
-        self._file.writeframesraw(np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes())
+        self._file.writeframesraw(_pcm(samples))
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._stack.__exit__(kind, error, at)
+
+
+class WavStream:
+    """The same into a stream that cannot go back, such as a pipe, each block as soon as it is there.
+
+    The header comes first and tells the largest sizes, as players take for "until the end".
+    """
+
+    def __init__(self, stream: BinaryIO, sample_rate: int) -> None:
+        self._stream, self._rate = stream, sample_rate
+
+    def __enter__(self) -> Self:
+        form = struct.pack("<HHIIHH", 1, 1, self._rate, 2 * self._rate, 2, 16)  # PCM, one channel of 2 bytes
+        riff = struct.pack("<4sI4s4sI", b"RIFF", _ENDLESS, b"WAVE", b"fmt ", len(form))
+        self._send(riff + form + struct.pack("<4sI", b"data", _ENDLESS))
+        return self
+
+    def write(self, samples: Floats) -> None:
+        """Send float32 samples [n]; those outside [-1, 1] are clipped."""
+        self._send(_pcm(samples))
+
+    def _send(self, data: bytes) -> None:
+        try:
+            self._stream.write(data)
+            self._stream.flush()
+        except OSError as error:
+            error.filename = error.filename or str(getattr(self._stream, "name", "stream"))
+            raise
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        return None
+
+
+def _pcm(samples: Floats) -> bytes:
+    return np.rint(np.clip(samples, -1, 1) * 32767).astype("<i2").tobytes()

@@ -48,6 +48,10 @@ class Bundle:
         """Names of the targets in it."""
         return list(self.manifest.artifacts)
 
+    def paths(self) -> list[Path]:
+        """Every file that it is made of."""
+        return [self.path / name for name in (MANIFEST, CHECKSUMS, *self.manifest.files)]
+
     def resolve(self, target: str | None) -> str:
         """The target of that name, or the only one of that runtime; the first where None. Raises BundleError."""
         if target is None:
@@ -64,7 +68,11 @@ class Bundle:
         _runtime(self.manifest.artifacts[self.resolve(target)])
 
     def open(self, target: str | None = None, threads: int | None = None) -> "Session":
-        """A session on a target. threads None lets the runtime choose. Raises BundleError."""
+        """A session on a target, for one thread at a time. threads None lets the runtime choose.
+
+        Raises BundleError, and InputError for more threads than the process may use. While a session runs, denormal
+        floats count as zero in the thread that calls it; before and after, its arithmetic is as it was.
+        """
         name = self.resolve(target)
         artifact = self.manifest.artifacts[name]
         session: Session = _runtime(artifact).open_decoder(self.path, name, self.manifest, artifact, threads)
@@ -107,20 +115,25 @@ class Bundle:
     def embed(self, table: str, ids: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """Rows of a table, float32 [n, D], for ids [n]; with learned positions [n] added where they are given.
 
-        Raises InputError for an unknown table, an id or position outside it, or positions where it has none.
+        Raises InputError for an unknown table, an id or position outside it, positions where it has none or of another
+        number, and what is no whole numbers in one dimension.
         """
-        rows = self._rows(table, np.asarray(ids, np.int64))
+        rows = self._rows(table, ids)
         if positions is None:
             return rows
         learned = self.manifest.tables[table].positions
         if learned is None:
             raise InputError(self.path, f"table {table!r} has no learned positions", "leave positions out")
-        return rows + self._rows(learned, np.asarray(positions, np.int64))
+        added = self._rows(learned, positions)
+        if len(added) != len(rows):
+            raise InputError(self.path, f"{len(added)} positions for {len(rows)} ids", "give one for each")
+        return rows + added
 
-    def _rows(self, table: str, ids: npt.NDArray[np.int64]) -> npt.NDArray[np.float32]:
+    def _rows(self, table: str, given: npt.ArrayLike) -> npt.NDArray[np.float32]:
         if table not in self._tables:
             raise InputError(self.path, f"no table {table!r}", f"it has: {', '.join(self._tables)}")
         size = self.manifest.tables[table].rows
+        ids = _integers(given)
         outside = ids[(ids < 0) | (ids >= size)]
         if outside.size:
             raise InputError(self.path, f"id {outside[0]} is not in table {table!r}", f"ids run from 0 to {size - 1}")
@@ -134,6 +147,17 @@ class Bundle:
 
     def __exit__(self, *_: object) -> None:
         return None
+
+
+def _integers(given: npt.ArrayLike) -> npt.NDArray[Any]:
+    """Ids or positions as an array of whole numbers [n]; floats are none, since 1.7 would count as 1."""
+    try:
+        array = np.asarray(given)
+    except ValueError:  # rows of several lengths
+        array = np.empty((0, 0))
+    if array.ndim != 1 or (array.size and array.dtype.kind not in "iu"):
+        raise InputError("ids", f"{str(given)[:60]} are no whole numbers in one dimension", "give a list of integers")
+    return array
 
 
 def _runtime(artifact: Artifact) -> Any:
@@ -166,8 +190,10 @@ def load_bundle(path: Path | str, check: Literal["full", "size"] = "full") -> Bu
     """Open a bundle after checking it.
 
     check "full" hashes every file; "size" compares sizes only, for phones after the first start. Raises
-    BundleError, a ValueError, naming the file and what is wrong with it.
+    BundleError, a ValueError, naming the file and what is wrong with it, and InputError for another check.
     """
+    if check not in ("full", "size"):
+        raise InputError("check", repr(check), 'give "full" or "size"')
     folder = Path(path)
     manifest = read_manifest(folder)
     sums = read_checksums(folder)

@@ -47,6 +47,18 @@ def resident_bytes() -> dict[str, int]:
     return {names[key]: int(value.split()[0]) * 1024 for key, value in lines if key in names}
 
 
+def available_bytes() -> int | None:
+    """Bytes that this process could still take, its control group's limit heeded; None where Linux is not."""
+    info = Path("/proc/meminfo")
+    if not info.exists():
+        return None
+    found = [int(line.split()[1]) * 1024 for line in info.read_text().splitlines() if line.startswith("MemAvailable:")]
+    limit, used = Path("/sys/fs/cgroup/memory.max"), Path("/sys/fs/cgroup/memory.current")
+    if limit.exists() and (most := limit.read_text().strip()) != "max":
+        found.append(max(0, int(most) - int(used.read_text())))
+    return min(found, default=None)
+
+
 def _maps() -> Iterator[tuple[int, int, str, str]]:
     """Start, end, mode and file ("" for none) of each map of this process; nothing where Linux is not."""
     if sys.platform != "linux":

@@ -1,7 +1,9 @@
 """A session: one decoder, loaded and ready to step. What every runtime's Session shares, and refuses."""
 
+import threading
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, ClassVar, Literal, Self
@@ -27,8 +29,9 @@ class StepOutput:
 class Session(ABC):
     """One request at a time: prefill(), then step() for each generated token; prefill() again starts anew.
 
-    The runtimes accept wrong integers and NaN silently, so they are refused here. `how` tells whether the artifact
-    runs in its own runtime or is interpreted by this package.
+    The runtimes accept wrong integers and NaN silently, so they are refused here, as is a call while another thread's
+    runs. `how` tells whether the artifact runs in its own runtime or is interpreted by this package; `request` counts
+    the prefills, so that who began an utterance can tell whether another has taken its place.
     """
 
     how: ClassVar[Literal["ran", "interpreted"]] = "ran"
@@ -41,6 +44,9 @@ class Session(ABC):
         self.chunk = artifact.prefill_chunk
         self.position = 0
         self.prefix_len = 0
+        self.request = 0
+        self._closed = False
+        self._running = threading.Lock()
 
     @property
     def max_position(self) -> int | None:
@@ -52,36 +58,42 @@ class Session(ABC):
     def prefill(self, embeds: Floats) -> StepOutput:
         """Start a request with the prefix rows float32 [n, D], 1 <= n <= P; the output is that of the last row.
 
-        Raises InputError if the prefix is empty, beyond capacity, of another width, or not finite.
+        Raises InputError if the prefix is empty, beyond capacity, of another width or type, or not finite, and if the
+        session is closed or busy in another thread.
         """
-        if embeds.ndim != 2:
-            raise InputError(self.name, f"prefix of shape {list(embeds.shape)}", f"give [n, {self.hidden}]")
-        if not 1 <= len(embeds) <= self.layout.prefix_capacity:
-            fix = f"1 to {self.layout.prefix_capacity} fit; shorten it or export with a larger --prefix"
-            raise InputError(self.name, f"prefix of {len(embeds)} rows", fix)
-        self._check(embeds)
-        self.position, self.prefix_len = 0, len(embeds)
-        while self.position < self.prefix_len:
-            rows = embeds[self.position : self.position + self.chunk]
-            output = self._run(rows)
-            self.position += len(rows)
-        return output
+        with self._alone():
+            if not isinstance(embeds, np.ndarray) or embeds.ndim != 2:
+                raise InputError(self.name, f"prefix that is {_told(embeds)}", f"give float32 [n, {self.hidden}]")
+            if not 1 <= len(embeds) <= self.layout.prefix_capacity:
+                fix = f"1 to {self.layout.prefix_capacity} fit; shorten it or export with a larger --prefix"
+                raise InputError(self.name, f"prefix of {len(embeds)} rows", fix)
+            self._check(embeds)
+            self.position, self.prefix_len, self.request = 0, len(embeds), self.request + 1
+            while self.position < self.prefix_len:
+                rows = embeds[self.position : self.position + self.chunk]
+                output = self._run(rows)
+                self.position += len(rows)
+            return output
 
     def step(self, embed: Floats) -> StepOutput:
         """Decode one generated token from its row float32 [D].
 
-        Raises InputError before a prefill, beyond max_position, or if the row has another width or is not finite.
+        Raises InputError before a prefill, beyond max_position, if the row has another width or type or is not finite,
+        and if the session is closed or busy in another thread.
         """
-        if self.prefix_len == 0:
-            raise InputError(self.name, "step before prefill", "call prefill first")
-        if self.max_position is not None and self.position >= self.max_position:
-            fix = f"this artifact serves {self.max_position} positions: speak shorter sentences"
-            raise InputError(self.name, f"position {self.position}", fix)
-        row = embed[None]
-        self._check(row)
-        output = self._run(row)
-        self.position += 1
-        return output
+        with self._alone():
+            if self.prefix_len == 0:
+                raise InputError(self.name, "step before prefill", "call prefill first")
+            if self.max_position is not None and self.position >= self.max_position:
+                fix = f"this artifact serves {self.max_position} positions: speak shorter sentences"
+                raise InputError(self.name, f"position {self.position}", fix)
+            if not isinstance(embed, np.ndarray):
+                raise InputError(self.name, f"row that is {_told(embed)}", f"give float32 [{self.hidden}]")
+            row = embed[None]
+            self._check(row)
+            output = self._run(row)
+            self.position += 1
+            return output
 
     def seek(self, position: int) -> None:
         """Continue as if at this generated position, the cache left as it is: for measuring late steps."""
@@ -98,19 +110,46 @@ class Session(ABC):
         if not np.isfinite(rows).all():
             raise InputError(self.name, "rows that hold NaN or infinity", "one such row would poison the cache")
 
+    @contextmanager
+    def _alone(self) -> Iterator[None]:
+        """Keep other threads out for one call. Raises InputError if one is in, or the session is closed."""
+        if not self._running.acquire(blocking=False):
+            raise InputError(self.name, "used by two threads at once", "open one session for each thread")
+        try:
+            self._check_open()
+            yield
+        finally:
+            self._running.release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise InputError(self.name, "the session is closed", "open another one")
+
     @abstractmethod
     def _run(self, rows: Floats) -> StepOutput:
         """Run rows float32 [S, D], 1 <= S <= chunk, at self.position and read out the last."""
 
-    @abstractmethod
     def close(self) -> None:
-        """Release what the runtime holds."""
+        """Release what the runtime holds, once a call that another thread makes has ended; again it does nothing."""
+        with self._running:
+            if not self._closed:
+                self._closed = True
+                self._release()
+
+    @abstractmethod
+    def _release(self) -> None:
+        """Let go of what the runtime holds."""
 
     def __enter__(self) -> Self:
+        self._check_open()
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self.close()
+
+
+def _told(value: Any) -> str:
+    return f"of shape {list(value.shape)}" if isinstance(value, np.ndarray) else f"a {type(value).__name__}"
 
 
 class AudioSession(ABC):

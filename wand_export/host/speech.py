@@ -25,8 +25,8 @@ def tokens(
     """Generate one utterance: (token id, the hidden float32 [D] that it was picked from), one after another.
 
     settings None takes the manifest's. The generator's value tells whether a stop token, which is not yielded,
-    ended it, rather than the limit of the stop rule. Raises InputError as stretches() does, and where the
-    utterance runs beyond the model's positions.
+    ended it, rather than the limit of the stop rule. Raises InputError as stretches() does, where the utterance runs
+    beyond the model's positions, and where another one, perhaps in another thread, has begun on its session.
     """
     manifest = bundle.manifest
     sampler = Sampler(settings or manifest.sampler, seed)
@@ -35,6 +35,7 @@ def tokens(
     prefix = stretches(manifest, inputs)
     position = first_position(manifest, prefix)
     output = session.prefill(rows_of(bundle, prefix))
+    request = session.request
     generated: list[int] = []
     while True:
         if not np.isfinite(output.logits).all():
@@ -49,6 +50,8 @@ def tokens(
         if len(generated) == stop.maximum:
             return False
         row = bundle.embed(manifest.speech_table, [token], [position] if learned else None)
+        if (session.request, session.position) != (request, session.prefix_len + len(generated) - 1):
+            raise InputError(session.name, "another utterance uses it", "open one session for each thread")
         output = session.step(row[0])
         position += 1
 

@@ -38,7 +38,7 @@ class TextTables(Schema):
     """The tables but the lexicon."""
 
     fold: dict[Character, Short] = Field({})
-    figures: FigureWords = FigureWords()
+    figures: FigureWords = FigureWords.model_validate({})
     replace: list[tuple[Given, Short]]
     abbreviations: Words
     letters: dict[Character, Short] = Field({})

@@ -5,6 +5,7 @@ work on one state: on a Mac an MLState that one function's model makes and both 
 functions of one package with the same states (apple/coremltools pull request 2686; so do Anemll's hosts).
 """
 
+import importlib.util
 import sys
 from abc import abstractmethod
 from collections.abc import Mapping
@@ -15,10 +16,14 @@ import numpy as np
 import numpy.typing as npt
 
 from wand_export.errors import BundleError
+from wand_export.host.cores import checked_threads
 from wand_export.host.runtimes.coreml_interpreter import Function, Interpreter
 from wand_export.host.runtimes.coreml_package import Array, TensorType
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
 from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
+
+if importlib.util.find_spec("coremltools") is None:  # told on import, as the other runtimes tell it
+    raise ModuleNotFoundError("No module named 'coremltools'", name="coremltools")
 
 PREFILL, DECODE = "prefill", "decode"
 _AUDIO_FUNCTION = "main"
@@ -28,7 +33,8 @@ Types = Mapping[str, TensorType]
 
 
 def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> Session:
-    """The decoder of a bundle at `folder`. Core ML chooses its own threads. Raises BundleError."""
+    """The decoder of a bundle at `folder`. Core ML chooses its own threads. Raises BundleError, InputError."""
+    checked_threads(threads)
     kind = CoreMLSession if sys.platform == "darwin" else InterpretedSession
     return kind(folder, name, manifest, artifact)
 
@@ -39,7 +45,11 @@ def open_exact(folder: Path, name: str, manifest: Manifest, artifact: Artifact) 
 
 
 def open_audio(path: Path, decoder: AudioDecoder, threads: int | None) -> AudioSession:
-    """The audio decoder that `decoder` describes, whose package's manifest is `path`. Raises BundleError."""
+    """The audio decoder that `decoder` describes, of the package whose manifest is `path`.
+
+    Raises BundleError, InputError.
+    """
+    checked_threads(threads)
     return CoreMLAudio(path.parent) if sys.platform == "darwin" else InterpretedAudio(path.parent, decoder)
 
 
@@ -79,7 +89,7 @@ class InterpretedSession(PackageSession):
     def _call(self, function: str, inputs: Mapping[str, Array]) -> Mapping[str, Array]:
         return self._functions[function](inputs, self._state)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._functions.clear()
         self._state.clear()
 
@@ -97,7 +107,7 @@ class CoreMLSession(PackageSession):
         outputs: Mapping[str, Array] = self._models[function].predict(dict(inputs), state=self._state)
         return outputs
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._models.clear()
         del self._state
 

@@ -3,6 +3,7 @@
 import os
 import struct
 import sys
+import threading
 import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -17,6 +18,7 @@ import torch
 from executorch.extension.pybindings import _C as binding
 
 from wand_export.errors import BundleError, InputError
+from wand_export.host.cores import checked_threads
 from wand_export.host.memory import collapse_pages, release_pages
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
 from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
@@ -48,7 +50,9 @@ class Program:
     """One method of a file, loaded. Raises BundleError if the file is not whole or ExecuTorch refuses it."""
 
     def __init__(self, path: Path, method: str, threads: int | None) -> None:
+        threads = checked_threads(threads)
         check_file(path)
+        self._running = threading.Lock()
         with _silent():
             _set_threads(threads)
             try:
@@ -77,8 +81,9 @@ class Program:
         return [(buffer.dtype(), buffer.sizes()) for buffer in buffers]
 
     def run(self, inputs: Sequence[torch.Tensor]) -> list[npt.NDArray[Any]]:
-        """The outputs, copies of what the method holds."""
-        return [output.numpy() for output in self._method(inputs)]
+        """The outputs, copies of what the method holds; threads take turns."""
+        with self._running:
+            return [output.numpy() for output in self._method(inputs)]
 
 
 def _check_shapes(path: Path, program: Program, inputs: list[Any], outputs: list[Any]) -> None:
@@ -118,8 +123,14 @@ def _set_threads(threads: int | None) -> None:
 @contextmanager
 def _silent() -> Iterator[None]:
     """ExecuTorch logs to the standard error of the process, also what it raises; an error is to be one line."""
-    sys.stderr.flush()
-    saved, null = os.dup(2), os.open(os.devnull, os.O_WRONLY)
+    try:
+        saved = os.dup(2)
+    except OSError:  # the process has closed it, and nothing can be heard
+        yield
+        return
+    if sys.stderr is not None:
+        sys.stderr.flush()
+    null = os.open(os.devnull, os.O_WRONLY)
     os.dup2(null, 2)
     try:
         yield
@@ -150,7 +161,7 @@ class ExecutorchSession(Session):
         logits, hidden = self._program.run([torch.from_numpy(np.array(rows[None])), *integers])
         return StepOutput(logits, hidden)
 
-    def close(self) -> None:
+    def _release(self) -> None:
         del self._program
 
 

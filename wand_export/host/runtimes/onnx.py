@@ -9,6 +9,8 @@ import numpy.typing as npt
 import onnxruntime as ort
 
 from wand_export.errors import BundleError
+from wand_export.host.cores import checked_threads
+from wand_export.host.denormals import flushed_denormals
 from wand_export.host.memory import collapse_pages, release_pages
 from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session, StepOutput
 from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
@@ -21,20 +23,24 @@ _ONNX_TYPES = {"int32": "tensor(int32)", "int64": "tensor(int64)", "float32": "t
 def load(path: Path, threads: int | None) -> Any:
     """An InferenceSession on the CPU, its weights gathered into huge pages where the system has them.
 
-    Raises BundleError naming the file if ONNX Runtime refuses it.
+    Raises BundleError naming the file if ONNX Runtime refuses it, InputError for more threads than processors.
     """
     options = ort.SessionOptions()
-    options.intra_op_num_threads = threads or 0
+    options.intra_op_num_threads = checked_threads(threads) or 0
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     options.enable_mem_pattern = False  # a pattern keeps memory for each length of a prefill, and saves no time
-    # Softmax leaves denormals in masked slots, which doubles its time. The first session sets it for the process.
+    # Softmax leaves denormals in masked slots, which doubles its time. This is for the runtime's own threads.
     options.add_session_config_entry("session.set_denormal_as_zero", "1")
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        with flushed_denormals():
+            session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # ONNX Runtime raises a class of its own for each status, UnicodeDecodeError too
         found = f"ONNX Runtime {ort.__version__} refuses it: {error}".splitlines()[0]
-        raise BundleError(path, found, "copy or export the bundle again") from error
+        # 1.24.1 reads no weights behind links, of which the Hugging Face cache is made.
+        links = "take another version of onnxruntime, or copy the bundle by cp -rL"
+        fix = links if path.is_symlink() else "copy or export the bundle again"
+        raise BundleError(path, found, fix) from error
     collapse_pages()
     return session
 
@@ -79,7 +85,8 @@ class Binding:
 
     def run(self) -> None:
         """Run once over the bound arrays."""
-        self.session.run_with_iobinding(self.binding)
+        with flushed_denormals():
+            self.session.run_with_iobinding(self.binding)
 
 
 class OnnxSession(Session):
@@ -129,7 +136,7 @@ class OnnxSession(Session):
         binding.run()
         return StepOutput(self._logits.copy(), self._hidden.copy())
 
-    def close(self) -> None:
+    def _release(self) -> None:
         self._bindings.clear()
         del self._session
 
@@ -164,7 +171,8 @@ class OnnxAudio(AudioSession):
 
     def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
         feeds = {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
-        audio, after = self._session.run(["audio", "new_phase"], feeds)
+        with flushed_denormals():
+            audio, after = self._session.run(["audio", "new_phase"], feeds)
         return audio[0], float(after[0])
 
 
@@ -177,7 +185,8 @@ class OnnxAudioGraph(AudioGraphSession):
 
     def decode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
         try:
-            samples: Floats = self._session.run(None, dict(feeds))[0]
+            with flushed_denormals():
+                samples: Floats = self._session.run(None, dict(feeds))[0]
         except Exception as error:  # ONNX Runtime raises a class of its own for each status
             raise BundleError(self._path, f"it fails: {error}".splitlines()[0], "check the voice's tensors") from error
         return samples.reshape(-1)
