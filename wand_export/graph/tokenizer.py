@@ -3,15 +3,12 @@
 from pathlib import Path
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers
 
 from wand_export.errors import CheckpointError, InputError
 from wand_export.graph.checkpoint import Checkpoint
+from wand_export.graph.text.sentence_piece import SUFFIX, read_model
 from wand_export.host.prompt import TOKENIZER_FILE
 from wand_export.spec.recipe import PrefixPart, Recipe
-
-UNIGRAM, BPE = 1, 2
-"""model_type of a SentencePiece model."""
 
 
 def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
@@ -46,38 +43,11 @@ def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
 def _read(file: Path) -> tokenizers.Tokenizer:
     if file.name == TOKENIZER_FILE:
         return tokenizers.Tokenizer.from_file(str(file))
-    if file.suffix == ".model":
-        return _from_sentencepiece(file)
+    if file.suffix == SUFFIX:
+        return read_model(file)
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(file.parent, local_files_only=True).backend_tokenizer
-
-
-def _from_sentencepiece(file: Path) -> tokenizers.Tokenizer:
-    """A SentencePiece model, unigram or BPE, as the same tokenizer. Raises ValueError for another kind."""
-    from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
-
-    proto = import_protobuf().ModelProto()
-    proto.ParseFromString(file.read_bytes())
-    trainer, pieces = proto.trainer_spec, [(piece.piece, piece.score) for piece in proto.pieces]
-    vocabulary = {piece: i for i, (piece, _) in enumerate(pieces)}
-    if trainer.model_type == UNIGRAM:
-        model: models.Model = models.Unigram(pieces, trainer.unk_id, trainer.byte_fallback)
-    elif trainer.model_type == BPE:
-        merges = generate_merges(vocabulary, dict(pieces))
-        unknown = pieces[trainer.unk_id][0]
-        model = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback)
-    else:
-        raise ValueError(f"SentencePiece model type {trainer.model_type} is neither unigram nor BPE")
-    tokenizer = tokenizers.Tokenizer(model)
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    spaces = [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
-    tokenizer.normalizer = normalizers.Sequence([*([normalizers.Precompiled(charsmap)] if charsmap else []), *spaces])
-    scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=True)
-    controls = [piece.piece for piece in proto.pieces if piece.type in (piece.CONTROL, piece.USER_DEFINED)]
-    tokenizer.add_special_tokens(controls)
-    return tokenizer
 
 
 def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
