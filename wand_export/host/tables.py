@@ -48,10 +48,8 @@ class Tables:
     def offsets(self, name: str, count: int, size: int) -> Integers:
         """A tensor [count + 1] that rises from 0 to size: where each of `count` stretches begins and ends."""
         found = self.integers(name)
-        self.require(
-            name, len(found) == count + 1 > 0 and found[0] == 0 and found[-1] == size, "no stretches of a whole"
-        )
-        self.require(name, bool((found[1:] >= found[:-1]).all()), "falls")
+        whole = len(found) == count + 1 > 0 and found[0] == 0 and found[-1] == size
+        self.require(name, bool(whole and (found[1:] >= found[:-1]).all()), "does not rise from the first to the last")
         return found
 
     def below(self, name: str, limit: int, least: int = 0) -> Integers:
@@ -82,9 +80,8 @@ class Trie:
         tables.require(f"{name}.next", len(value) > 0 and len(following) == len(symbol), "no edges of a trie")
         start = tables.offsets(f"{name}.start", len(value), len(symbol))
         # Nodes lead to later nodes only, so that no key is endless, and nothing leads to the root.
-        tables.require(
-            f"{name}.next", bool((following > np.repeat(np.arange(len(value)), np.diff(start))).all()), "back"
-        )
+        node = np.repeat(np.arange(len(value)), np.diff(start))
+        tables.require(f"{name}.next", bool((following > node).all()), "leads back")
         self._start, self._symbol = start.data, symbol.data
         self._next, self._value = following.data, value.data
 
@@ -117,9 +114,8 @@ class Replacement:
         to = tables.below(f"{name}.to", LAST_CODE_POINT + 1)
         count = len(tables.integers(f"{name}.to_from")) - 1
         to_from = tables.offsets(f"{name}.to_from", count, len(to))
-        tables.require(
-            f"{name}.to_from", bool((np.diff(to_from) <= LONGEST_REPLACEMENT).all()), "a replacement too long"
-        )
+        longest = int(np.diff(to_from).max(initial=0))
+        tables.require(f"{name}.to_from", longest <= LONGEST_REPLACEMENT, f"a replacement of {longest} characters")
         self._trie = Trie(tables, name, count)
         self._to_from, self._to = to_from.data, to.data
 

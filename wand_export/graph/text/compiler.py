@@ -33,8 +33,8 @@ SPLITS = {_START + r"\p{N}" + _REST: "qwen2", _START + r"\p{N}{1,3}" + _REST: "l
 SPACE_MARK = chr(MARK)
 TRIM = "Trim"
 """A step of SentencePiece's own that `tokenizers` lacks: no U+0020 at either end."""
-_COMPLETE_LEAF = 1 << 8
-_LEAF_LABEL = 0x800000FF
+_KEY_ENDS, _VALUE = 1 << 8, 1 << 31
+"""Bits of a unit of a SentencePiece normalizer."""
 
 
 @dataclass(frozen=True)
@@ -141,23 +141,26 @@ def charsmap(blob: bytes) -> dict[str, str]:
     """
     (size,) = struct.unpack("<I", blob[:4])
     units, texts = np.frombuffer(blob[4 : 4 + size], "<u4").tolist(), blob[4 + size :]
+    children: dict[int, list[int]] = {}
+    for at, unit in enumerate(units):
+        if not unit & _VALUE:
+            children.setdefault(at ^ unit & 0xFF, []).append(at)
 
-    def children(at: int) -> int:
+    def below(at: int) -> int:
+        """The place from which the children of a unit are counted, each by its label."""
         unit = units[at]
         return at ^ (unit >> 10) << ((unit & 1 << 9) >> 6)
 
-    found, pending = {}, [(children(0), b"")]
+    found, pending = {}, [(below(0), b"")]
     while pending:
         base, key = pending.pop()
-        for label in range(1, 256):
-            at = base ^ label
-            if at >= len(units) or units[at] & _LEAF_LABEL != label:
-                continue
-            longer = key + bytes([label])
-            if units[at] & _COMPLETE_LEAF:
-                begin = units[children(at)] & 0x7FFFFFFF
-                found[longer.decode()] = texts[begin : texts.index(0, begin)].decode()
-            pending.append((children(at), longer))
+        for at in children.get(base, []):
+            if label := units[at] & 0xFF:
+                longer = key + bytes([label])
+                if units[at] & _KEY_ENDS:
+                    begin = units[below(at)] & ~_VALUE
+                    found[longer.decode()] = texts[begin : texts.index(0, begin)].decode()
+                pending.append((below(at), longer))
     return found
 
 
