@@ -168,13 +168,9 @@ def test_a_sentencepiece_model_that_writes_marks_itself_is_refused_by_its_text(t
 def test_a_difference_shows_the_text_and_the_ids(tmp_path: Path) -> None:
     judge = byte_level("gpt2")
     compiled = compile_tokenizer(FILE, judge)
-    split = compiled.words.model_copy(update={"split": "qwen2"})
-    tokenizer = loaded(tmp_path, Compiled(compiled.tables, split))
-    with pytest.raises(
-        CheckpointError, match=r"tokenizer\.json: \"\\tthe\" compiles to other ids: \[\d+.*\], not \["
-    ) as error:
-        compare(FILE, tokenizer, lambda t: judge.encode(t).ids, ["the law", "\tthe".replace("\t", "'S the\t")])
-    assert error
+    other = loaded(tmp_path, Compiled(compiled.tables, compiled.words.model_copy(update={"split": "none"})))
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: \"''s\" compiles to other ids: \[.+\], not \[.+\] "):
+        compare(FILE, other, lambda t: judge.encode(t).ids, ["the law", "''s"])
 
 
 def test_a_piece_that_merges_do_not_make_is_kept(tmp_path: Path) -> None:
