@@ -1,5 +1,8 @@
 """The interpreter on small tables made by hand: each rule by itself, and tables that lie."""
 
+import base64
+import hashlib
+import json
 from pathlib import Path
 from typing import Any
 
@@ -367,3 +370,27 @@ def calls(run: Any) -> int:
     profile = cProfile.Profile()
     profile.runcall(run)
     return sum(entry.callcount for entry in profile.getstats())
+
+
+VECTORS = json.loads((Path(__file__).parents[1] / "vectors" / "text.json").read_text(encoding="utf-8"))
+
+
+@pytest.mark.parametrize("case", VECTORS["cases"], ids=lambda case: case["name"])
+def test_vectors(case: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "pieces.safetensors"
+    file.write_bytes(base64.b64decode(case["tables"]))
+    tokenizer = Tokenizer.load(file, Pieces.model_validate(case["words"]))
+    halves = [b"".join(u.to_bytes(2, "little") for u in units) for units in VECTORS["halves"]]
+    texts = [
+        *case["texts"],
+        *zip((half.decode("utf-16-le", "surrogatepass") for half in halves), case["halves"], strict=True),
+    ]
+    for (unit, count), expected in zip(VECTORS["long"], case["long"], strict=True):
+        ids = tokenizer.ids((unit * count)[:count])
+        assert [len(ids), hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()] == expected
+    for text, expected in texts:
+        if expected is None:
+            with pytest.raises(ValueError, match="cannot say"):
+                tokenizer.ids(text)
+        else:
+            assert tokenizer.ids(text) == expected, text
