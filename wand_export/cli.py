@@ -1,5 +1,6 @@
 """The command line: parses, calls a verb, prints what it returned. Verbs are imported when they are called."""
 
+import codecs
 import json
 import sys
 import traceback
@@ -218,6 +219,22 @@ def speak(
         Path | None, typer.Option(metavar="F.npy", help="Also write the vectors that some audio decoders read.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed says it the same way.")] = 0,
+    temperature: Annotated[
+        float | None,
+        typer.Option(
+            metavar="T", help="0 always picks the likeliest token. Default of this and the next: the voice's."
+        ),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(metavar="K", help="Pick among the K likeliest; 0 among all.")] = None,
+    top_p: Annotated[
+        float | None, typer.Option(metavar="P", help="Pick among the likeliest that make up this part of 1.")
+    ] = None,
+    repetition_penalty: Annotated[
+        float | None, typer.Option(metavar="R", help="Above 1: tokens that were said are less likely again.")
+    ] = None,
+    skip_unsayable: Annotated[
+        bool, typer.Option("--skip-unsayable", help="Leave out what the voice cannot say, and report it.")
+    ] = False,
     threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -241,6 +258,11 @@ def speak(
             tokens_out=tokens_out,
             hidden_out=hidden_out,
             seed=seed,
+            temperature=temperature,
+            top_k=top_k,
+            top_p=top_p,
+            repetition_penalty=repetition_penalty,
+            skip_unsayable=skip_unsayable,
             threads=threads,
             progress=progress,
         )
@@ -306,10 +328,18 @@ def _document(failure: WandError) -> dict[str, Any]:
 
 
 def _read(file: Path) -> str:
+    """The text of a file. A byte order mark is no part of it."""
+    data = file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(file, "is UTF-16", "save it as UTF-8")
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise InputError(file, f"a NUL character in line {line}", "save it as UTF-8 text")
     try:
-        return file.read_text(encoding="utf-8")
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise InputError(file, "is not UTF-8 text", "save it as UTF-8") from error
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(file, f"line {line} is not UTF-8", "save it as UTF-8") from error
 
 
 if __name__ == "__main__":

@@ -71,7 +71,7 @@ def hear(model: Any, wav: Path) -> str:
 def plain(text: str, frontend: Frontend) -> str:
     """Lower-case words alone, numbers in words, so that only what is heard counts."""
     text = re.sub(r"(?<=\d),(?=\d{3})", "", text.lower().replace("%", " percent ").replace("'", "").replace("’", ""))
-    text = re.sub(r"\d+", lambda digits: " " + " ".join(frontend.number(int(digits.group()))) + " ", text)
+    text = re.sub(r"\d+", lambda digits: " " + " ".join(frontend.figures.number(int(digits.group()))) + " ", text)
     words = re.sub(r"[^a-z]+", " ", text).split()
     return " ".join(SPELLINGS.get(word, word) for word in words)
 

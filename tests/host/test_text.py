@@ -3,10 +3,12 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from random import Random
 
 import pytest
 
 from wand_export.errors import BundleError
+from wand_export.host.sentences import without
 from wand_export.host.text import Frontend, TextError
 
 WREN = Path(__file__).parents[2] / "models" / "wren" / "text"
@@ -54,6 +56,8 @@ def frontend(tmp_path_factory: pytest.TempPathFactory) -> Frontend:
         ("3,120", "θɹˈi θˈWzᵊnd wˈʌn hˈʌndɹəd twˈɛnti."),
         ("3.02", "θɹˈi pˈYnt zˈɪɹO tˈu."),
         ("$2, two", "tˈu dˈɑləɹz, tˈu."),
+        ("Dr. dog, one", "dˈɑktəɹ dˈɔɡ, wˈʌn."),
+        ("s. h. shipé", "ˈs ˈh ʃˈɪpɛ."),
         ("021", "zˈɪɹO tˈu wˈʌn."),
         ("1" + "0" * 9, "wˈʌn" + " zˈɪɹO" * 9 + "."),
     ],
@@ -77,7 +81,7 @@ def test_nothing_to_say_is_refused(frontend: Frontend, text: str) -> None:
 
 
 def test_a_character_that_cannot_be_said_is_named_with_its_place(frontend: Frontend) -> None:
-    with pytest.raises(TextError, match=r"'你' \(character 4\): this voice knows letters, digits"):
+    with pytest.raises(TextError, match=r"'你' \(line 1, column 5\): this voice knows letters, digits"):
         frontend.ids("dog 你")
 
 
@@ -117,7 +121,7 @@ def test_wren_says_its_own_sentences() -> None:
     for sentence in (WREN.parent / "eval_sentences.txt").read_text(encoding="utf-8").splitlines():
         assert frontend.ids(sentence)
     assert frontend.phonemes("Dr. Smith paid $1,250.50!") == (
-        "dˈɑktəɹ smˈɪθ pˈAd wˈʌn θˈWzᵊnd tˈu hˈʌndɹəd fˈɪfti pˈYnt fˈIv zˈɪɹO dˈɑləɹz!"
+        "dˈɑktəɹ smˈɪθ pˈAd wˈʌn θˈWzᵊnd tˈu hˈʌndɹəd fˈɪfti dˈɑləɹz ænd fˈɪfti sˈɛnts!"
     )
 
 
@@ -125,4 +129,83 @@ def test_wren_says_its_own_sentences() -> None:
 def test_wren_says_numbers(value: int) -> None:
     frontend = Frontend.load(WREN)
     assert frontend.ids(str(value)) == frontend.ids(f"{value:,}")
-    assert all(word in frontend.lexicon for word in frontend.number(value))
+    assert all(word in frontend.lexicon for word in frontend.figures.number(value))
+
+
+@pytest.fixture(scope="module")
+def wren() -> Frontend:
+    return Frontend.load(WREN)
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        (
+            "Zoë Brontë ate déjà vu at a café in Málaga, São Paulo",
+            "Zoe Bronte ate deja vu at a cafe in Malaga, Sao Paulo",
+        ),
+        ("ÉCLAIR \u00c5ngstro\u0308m ﬁne \u212aelvin ſo ｗｉｄｅ", "eclair Angstrom fine Kelvin so wide"),
+        ("don’t ‘go’ “now” „here“ «there»", "don't go now here there"),
+        ("a\u00a0b\u2009c\u200bd\u00ade\u2060f\u2011g", "a b c def g"),
+        ("wait … one — two", "wait... one, two"),
+        ("#1, №2, ½, −3, 1⁄2", "number 1, number 2, 1/2, minus 3, one half"),
+        ("*bold* _under_ [one] {two}", "bold under, one, , two,"),
+        ("3² × 4 ÷ 2 ± 1", "3 squared times 4 divided by 2 plus or minus 1"),
+        ("the U.S.A. and e.g. this", "the U.S.A and for example this"),
+        ("İstanbul", "Istanbul"),
+    ],
+)
+def test_wren_reads_what_is_typeset_as_what_is_typed(wren: Frontend, text: str, same: str) -> None:
+    assert not wren.unsayable(text)
+    assert wren.phonemes(text) == wren.phonemes(same)
+
+
+def test_wren_says_initials_by_their_names_and_without_pauses(wren: Frontend) -> None:
+    assert wren.phonemes("The U.S.A. team") == "ðə jˈu ˈɛs ˈA tˈim."
+    assert wren.phonemes("J. R. R. Tolkien wrote.").count(".") == 1
+    assert wren.phonemes("at 9 a.m. in May") == wren.phonemes("at nine A.M. in may")
+
+
+def test_every_word_of_wrens_figures_is_in_its_lexicon(wren: Frontend) -> None:
+    def words(table: object) -> set[str]:
+        if isinstance(table, str):
+            return set(table.split())
+        inside = table.values() if isinstance(table, dict) else table
+        return set().union(*map(words, inside))  # type: ignore[call-overload]
+
+    spoken = {name: table for name, table in vars(wren.figures).items() if name != "suffixes"}
+    assert not {word for word in words(spoken) if "." not in word} - set(wren.lexicon)
+
+
+def test_what_cannot_be_said_is_found_everywhere_and_sayable_text_is_left_alone(wren: Frontend) -> None:
+    text = "One\r\n two 你\n\x00好 $5"
+    assert [(odd.characters, odd.index, odd.line, odd.column) for odd in wren.unsayable(text)] == [
+        ("你", 10, 2, 6), ("\x00", 12, 3, 1), ("好", 13, 3, 2),
+    ]  # fmt: skip
+    assert without(text, wren.unsayable(text)) == "One\r\n two \n $5"
+
+
+def test_nothing_that_was_not_written_on_purpose_fails_in_silence(wren: Frontend) -> None:
+    """Every text is said, refused in words, or holds nothing to say; no sentence is empty."""
+    random = Random(5)
+    signs = "abcdefgi xyz ABC '.,!?;:-0123456789$£€%&+=@/()\"’“”…—é°½#\n你"
+    for _ in range(1500):
+        text = "".join(random.choices(signs, k=random.randrange(1, 40)))
+        text = without(text, wren.unsayable(text))
+        for sentence in wren.sentences(text):
+            assert len(wren.ids(sentence)) > 1, (text, sentence)
+
+
+def test_a_book_without_a_full_stop_is_spoken_in_parts(frontend: Frontend) -> None:
+    words = ["one", "two", "three", "dog"] * 6250
+    parts = frontend.sentences(" ".join(words))
+    assert " ".join(parts).split(" ") == words
+    assert max(len(part.split(" ")) for part in parts) == 6
+
+
+@pytest.mark.parametrize(
+    "text", ["9" * 5000, "1," * 3000, "1." * 3000, "-" * 3000, "$" * 3000, "a." * 3000, "x" * 5000]
+)
+def test_long_runs_of_one_kind_are_said(wren: Frontend, text: str) -> None:
+    for sentence in wren.sentences(text):
+        assert wren.ids(sentence)

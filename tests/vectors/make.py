@@ -5,6 +5,8 @@ random.json     SplitMix64: 64-bit numbers are decimal strings; uniform in [0, 1
 sampling.json   utterances of picks: step i reads row i mod rows of `logits`; one sampler for all steps of a case
 stop.json       stop rules
 text.json       tables of small tokenizers and what they make of texts: see text_vectors.py
+sentences.json  texts and their sentences; sentences in parts of so many words, and in about so many parts; figures in
+                the example voice's words, spaces squeezed
 manifest.schema.json
 No draw lies nearer than MARGIN to a boundary: the rounding of exp() cannot change a pick.
 """
@@ -18,10 +20,13 @@ import numpy as np
 from text_vectors import text_vectors
 
 from wand_export.host.sampling import Sampler, SplitMix64, StopRule, noise
+from wand_export.host.sentences import parts, runs_of_words, sentences
+from wand_export.host.text import Frontend
 from wand_export.layout import Layout, kv_bytes
 from wand_export.spec.manifest import Manifest
 from wand_export.spec.recipe import Sampler as Settings
 from wand_export.spec.recipe import Stop
+from wand_export.spec.schema import shipped
 
 SCHEMA = 1
 MARGIN = 1e-6
@@ -165,6 +170,97 @@ def stop_case(stop: Stop) -> dict[str, Any]:
     return {"stop": stop.model_dump(), "limits": [[n, rule.minimum, rule.maximum] for n, rule in rules]}
 
 
+TEXTS = [
+    "One. Two!  Three?",
+    "Pi is 3.14 today. Version 2.0. Next.",
+    "Mr. Smith met Dr. Jones at 9 a.m. in the U.S. embassy.",
+    "J. R. R. Tolkien wrote it. So do I. He did.",
+    "It ended at 5 p.m. She left. No. 5 is here. No. I won't.",
+    "Wait . . . what? Wait... What? Wait… what",
+    "What?! Really?? Guys..",
+    "Hello…World",
+    '"Stop!" she said. "Go." "No."',
+    "“Frequently.” “How often?” “Well.”“So.”",
+    "It’s mine. ‘Yes.’ (He left.) She stayed.",
+    "« Bonjour ! » dit-il. Puis non. „Ja.“ Nein. »Ja.« Gut.",
+    "他说：“你好。”然后走了。等等。。。好的",
+    "「行く。」と言った。終わり！？次",
+    '好。"再见。"走。“好。”，他说',
+    "第一。\u3000第二\uff0e\uff13\uff0e\uff11\uff14だ\uff0e三\uff61四",
+    "यह पहला है। यह दूसरा॥ तीसरा",
+    "هل أنت بخير؟ نعم۔ شكرا",
+    "Նա եկավ։ Ես գնացի։",
+    "ሰላም። እንዴት፧ ደህና",
+    "ខ្ញុំ។ អ្នក",
+    "ကောင်း။ ဟုတ်",
+    "สวัสดีครับ ผมชื่อ",
+    "---\nTitle\n***\n",
+    "- one\n- two",
+    "1. First item\n2. Second item",
+    "He has 5. Then 6.",
+    "End.\u200bNext one.",
+    "No\u2028line\u2029ends\x0bhere\x0cand\x85there",
+    "a\r\nb\rc\n\n",
+    "",
+    " \n ",
+    "... !!! 。",
+    "(.)",
+    "\ufeffA.",
+    "hi there. how are you. fine.",
+    "See https://example.com/a?b=c. Then",
+    "А. С. Пушкин писал. Да.",
+    "etc. and so. Etc. Then.",
+]
+LONG = [
+    ("one two three, four five six seven", 6, 2),
+    ("one two three four five six seven", 6, 2),
+    ("a  b\tc", 1, 3),
+    ("他说，今天天气很好，我们去公园散步吧", 20, 2),
+    ("e\u0301" * 8, 3, 3),
+    ("สวัสดีครับ ผมชื่อสมชาย ยินดีที่ได้รู้จัก", 2, 2),
+    ("unbroken" * 4, 5, 4),
+    ("It cost 1,000,000 dollars; nobody paid.", 4, 2),
+]
+FIGURES = [
+    "1st, 22nd, 100th, 1,000th",
+    "-5 and \u22125 and a-5",
+    "1/2, 3/4, 1 1/2 km, 24/7, 11/25/2026",
+    "3.14, .5, 1.2.13",
+    "0, 007, 021, 1,250, 1,234,567, 12345678901",
+    "in 1999, 2005, 2026, 1905, 1900, 2000",
+    "the 1800s, 1990s, '90s and 3s",
+    "$3.50, $1, $0.50, $.25, $1.5 million, $1,250.50",
+    "\u00a32.01, 1 \u20ac, 5\u20ac, $ 5, -$5",
+    "9:30, 9:00, 9:05 pm, 12:34:56, 9am, 4:3, 25:70",
+    "1990-1995, 1990\u201395, 2-3 days",
+    "555-0199, 1-800-555-0199, 2026-11-25",
+    "3\u00b0, 20\u00b0c, 1 \u00b0f",
+    "5 km, 1 km, 60 km/h, 100kg",
+    "no. 5, fig. 3, no. i won't",
+    "50%, a4, v2.0",
+]
+
+
+def sentences_vectors() -> dict[str, Any]:
+    """What the tables of code points and of words make of texts."""
+    figures = Frontend.load(shipped("models") / "wren" / "text").figures
+    return {
+        "schema": SCHEMA,
+        "sentences": [{"text": text, "sentences": sentences(text)} for text in TEXTS],
+        "long": [
+            {
+                "text": text,
+                "words": most,
+                "of_words": runs_of_words(text, most),
+                "count": count,
+                "parts": parts(text, count),
+            }
+            for text, most, count in LONG
+        ],
+        "figures": [{"text": text, "spoken": " ".join(figures.spoken(text).split())} for text in FIGURES],
+    }
+
+
 def compact(document: dict[str, Any]) -> str:
     """JSON with one line for each case, so that a change shows in a diff."""
     lines = []
@@ -185,6 +281,7 @@ def vectors() -> dict[str, str]:
         "sampling.json": compact(sampling_vectors()),
         "stop.json": compact(stop_vectors()),
         "text.json": compact(text_vectors()),
+        "sentences.json": compact(sentences_vectors()),
         "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
     }
 

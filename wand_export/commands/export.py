@@ -9,21 +9,34 @@ from pathlib import Path
 from random import Random
 from typing import Any, Literal
 
+import numpy as np
 import tokenizers
 import torch
 from safetensors.torch import save_file
 
 from wand_export import __version__, backends
-from wand_export.errors import InputError, ParityError
+from wand_export.errors import CheckpointError, InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
+from wand_export.graph.half import beyond_half, needs_half
 from wand_export.graph.hub import located, name_of
 from wand_export.graph.tokenizer import load_tokenizer, resolved
+from wand_export.graph.upstream import compare_with_transformers
 from wand_export.graph.vocoder import Vocoder, load_vocoder
 from wand_export.host import selftest
 from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, VOICES_FOLDER, Bundle, sha256_of, to_json
-from wand_export.host.prompt import TEXT_FOLDER, TOKENIZER_FILE, load_text, stretches
+from wand_export.host.prompt import (
+    TEXT_FOLDER,
+    TOKENIZER_FILE,
+    PrefixOverflow,
+    TextEncoder,
+    Tokenizer,
+    first_position,
+    load_text,
+    stretches,
+)
 from wand_export.host.runtimes.onnx import check_audio_graph
+from wand_export.host.text import LEXICON_FILE, TABLES_FILE, Frontend
 from wand_export.host.voices import load_voice
 from wand_export.layout import KV_FORMULA, Layout, kv_bytes
 from wand_export.report import write_report
@@ -42,7 +55,7 @@ from wand_export.spec.manifest import (
 from wand_export.spec.recipe import Recipe
 from wand_export.spec.selftest import Stretch
 from wand_export.spec.target import Target, load_target
-from wand_export.spec.voice import TENSORS_FILE, VOICE_FILE
+from wand_export.spec.voice import LATENTS, TENSORS_FILE, VOICE_FILE, is_folder_name
 
 AUDIO_FOLDER, AUDIO_RUNTIME = "audio", "onnx"
 """A family's own audio decoder comes as an ONNX file."""
@@ -88,10 +101,14 @@ def export(
     layout, warnings = _layout(source, window, prefix)
     tokenizer = load_tokenizer(source)
     draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
+    draft = _with_wide_tables(draft, source, wanted, warnings)
     extras = Extras(tokenizer, _voices(draft, voices), audio_decoder)
     draft = draft.model_copy(update={"voices": list(extras.voices)})
+    _check_room(draft, _encoder(source, draft, tokenizer), extras.voices)
     if audio_decoder is not None:
         _check_audio_decoder(draft, audio_decoder, wanted)
+    report("comparing with transformers' own class")
+    compare_with_transformers(source)
     if dry_run:
         return {**draft.model_dump(mode="json"), "warnings": warnings}
     with _whole(output) as folder:
@@ -113,11 +130,61 @@ def _voices(manifest: Manifest, folders: Sequence[Path]) -> dict[str, Path]:
     found: dict[str, Path] = {}
     for folder in folders:
         name = folder.resolve().name
+        if not is_folder_name(name):
+            fix = 'rename the folder: at most 100 characters, no slashes or <>:"|?*, no dot first or last'
+            raise InputError(folder, f"{name!r} is no name for a voice", fix)
         if name in found:
             raise InputError(folder, f"a second voice {name!r}", "rename the folder")
         load_voice(folder, manifest)
         found[name] = folder
     return found
+
+
+def _encoder(source: Checkpoint, manifest: Manifest, tokenizer: tokenizers.Tokenizer | None) -> TextEncoder | None:
+    """What the bundle's own will be; None where random weights lack a tokenizer."""
+    if manifest.text.kind == "lexicon":
+        files = {Path(name).name: source.find(name) for name in manifest.text.files}
+        return Frontend.read(files[TABLES_FILE], files[LEXICON_FILE])
+    return tokenizer and Tokenizer(tokenizer, manifest.text)
+
+
+def _check_room(manifest: Manifest, encoder: TextEncoder | None, voices: dict[str, Path]) -> None:
+    """The sample sentence fits the prefix, alone and with each voice; the window fits the learned positions.
+
+    Raises InputError with the numbers.
+    """
+    inputs: dict[str, Any] = dict(_sample_inputs(manifest, encoder))
+    inputs |= {
+        part.input: np.zeros((part.length or 0, manifest.model.hidden), np.float32)
+        for part in manifest.prefix
+        if part.input == LATENTS
+    }
+    capacity, window = manifest.kv_cache.prefix_capacity, manifest.kv_cache.window
+    try:
+        first = first_position(manifest, stretches(manifest, inputs))
+    except PrefixOverflow as error:
+        fix = f"the recipe's own parts and its sample sentence take {error.tokens}: give at least that"
+        raise InputError("--prefix", f"{capacity} tokens", fix) from error
+    positions = manifest.model.max_position
+    if positions is not None and first + window + BEYOND_WRAP > positions:
+        fix = f"the model learned {positions} positions: give at most {positions - first - BEYOND_WRAP}"
+        raise InputError("--window", f"{window} tokens", fix)
+    for name, folder in voices.items():
+        place, voice = folder / VOICE_FILE, load_voice(folder, manifest)
+        try:
+            taken = voice.inputs(manifest, encoder, manifest.text.sample) if encoder else inputs | voice.codes
+            stretches(manifest, taken)
+        except PrefixOverflow as error:
+            sample = len(inputs["text"])
+            found = (
+                f"voice {name!r} leaves {max(0, capacity - error.tokens + sample)} of {capacity} prefix tokens for text"
+            )
+            fix = f"make it from a shorter recording, or give --prefix {error.tokens}: a sentence takes some {sample}"
+            raise InputError(place, found, fix) from error
+        except InputError as error:
+            raise InputError(place, error.value, error.fix) from error
+        except ValueError as error:
+            raise InputError(place, f"prompt_text: {error}", "change it") from error
 
 
 def _check_audio_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> None:
@@ -142,7 +209,7 @@ def _source(checkpoint: Path | str | None, recipe: str | None, random_weights: b
 
 def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple[Layout, list[str]]:
     """The layout, and what the user should know of it."""
-    recipe, warnings = source.recipe, []
+    recipe, warnings = source.recipe, list(source.notes)
     if window is None and source.window is None and source.path is not None:
         raise InputError(source.path, "no wand.json gives its window", "give one with --window; nothing tuned it")
     chosen = window or source.window or recipe.window
@@ -213,6 +280,25 @@ def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[
         not_run=[],
         files={},
     )
+
+
+def _with_wide_tables(draft: Manifest, source: Checkpoint, targets: list[Target], warnings: list[str]) -> Manifest:
+    """The draft with each table in float32 that float16 would overflow. Reads every tensor.
+
+    Raises CheckpointError for NaN and infinity, and for what a target that computes in float16 cannot hold.
+    """
+    if source.path is None:
+        return draft
+    half = next((target for target in targets if needs_half(target)), None)
+    tables = dict(draft.tables)
+    for table, tensor, row in beyond_half(source):
+        found = f"row {row} of {tensor} lies beyond float16's largest number"
+        if half is not None:
+            raise CheckpointError(source.path, found, f"{half.name} computes in float16: choose another target")
+        if table is not None and tables[table].dtype == "float16":
+            tables[table] = tables[table].model_copy(update={"dtype": "float32"})
+            warnings.append(f"Table {table} is kept in float32: {found}.")
+    return draft.model_copy(update={"tables": tables})
 
 
 @contextmanager
@@ -365,17 +451,22 @@ def sample_prefix(bundle: Bundle, speakable: bool) -> list[Stretch]:
 
     Inputs that the prefix requires of a voice are seeded ids; latents, which are no ids, are left out.
     """
-    manifest, random = bundle.manifest, Random(0)
-    inputs: dict[str, list[int]] = {}
+    manifest = bundle.manifest
+    inputs = _sample_inputs(manifest, load_text(bundle) if speakable else None)
+    manifest = manifest.model_copy(update={"prefix": [part for part in manifest.prefix if part.table is not None]})
+    return [Stretch(table=table, ids=list(ids)) for table, ids in stretches(manifest, inputs)]
+
+
+def _sample_inputs(manifest: Manifest, encoder: TextEncoder | None) -> dict[str, list[int]]:
+    random, inputs = Random(0), dict[str, list[int]]()
     for part in manifest.prefix:
         if part.table is not None and part.input is not None and (part.input == "text" or part.length):
             below = part.codes or manifest.tables[part.table].rows - part.offset
             count = part.length or min(24, manifest.kv_cache.prefix_capacity // 2)
             inputs[part.input] = random.choices(range(below), k=count)
-    if speakable:
-        inputs["text"] = load_text(bundle).ids(manifest.text.sample)
-    manifest = manifest.model_copy(update={"prefix": [part for part in manifest.prefix if part.table is not None]})
-    return [Stretch(table=table, ids=list(ids)) for table, ids in stretches(manifest, inputs)]
+    if encoder is not None:
+        inputs["text"] = encoder.ids(manifest.text.sample)
+    return inputs
 
 
 def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -> None:

@@ -27,7 +27,8 @@ def inspect(path: Path | str | None, recipe: str | None = None) -> dict[str, Any
     window = source.window or source.recipe.window
     layout = Layout.fitting(source.recipe.prefix_capacity, window)
     document = _document(source.recipe, source.backbone, layout, source.parameters)
-    return {**document, "kind": "recipe" if path is None else "checkpoint", "tuned_window": source.window}
+    kind = "recipe" if path is None else "checkpoint"
+    return {**document, "kind": kind, "tuned_window": source.window, "warnings": source.notes}
 
 
 def _of_bundle(manifest: Manifest) -> dict[str, Any]:

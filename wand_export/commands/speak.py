@@ -7,13 +7,19 @@ from time import perf_counter
 from typing import Any
 
 import numpy as np
+from pydantic import ValidationError
 
 from wand_export.errors import BundleError, InputError
 from wand_export.host.audio import WavWriter, replacing
 from wand_export.host.bundle import load_bundle
+from wand_export.host.sentences import Unsayable, without
 from wand_export.host.session import Floats
 from wand_export.host.speech import Speaker
 from wand_export.host.voices import open_voice
+from wand_export.spec.recipe import Sampler
+
+SHOWN = 20
+"""At most so many skipped characters are named one by one."""
 
 
 def speak(
@@ -27,6 +33,11 @@ def speak(
     hidden_out: Path | None = None,
     seed: int = 0,
     threads: int | None = None,
+    skip_unsayable: bool = False,
+    temperature: float | None = None,
+    top_k: int | None = None,
+    top_p: float | None = None,
+    repetition_penalty: float | None = None,
     progress: Callable[[float, float], None] = lambda seconds, fraction: None,
 ) -> dict[str, Any]:
     """Speak `text` into the WAV file `output`, its token ids into the .npy file `tokens_out` (int64 [n]).
@@ -35,10 +46,20 @@ def speak(
     read. voice None is the bundle's first. A bundle without an audio decoder needs tokens_out or hidden_out. progress
     gets the seconds of audio made and the fraction of the text's tokens that are spoken. Real-time factors are
     compute seconds over audio seconds; first_audio_ms counts from the text, with the models loaded; both are null
-    where there is no audio. `cut_sentences` counts those that the stop rule's limit ended. Raises InputError and
-    BundleError.
+    where there is no audio. `cut_sentences` counts those that the stop rule's limit ended.
+
+    skip_unsayable leaves out what the voice cannot say, which is refused otherwise: `skipped_count` counts it, and
+    `skipped` has the first of it. temperature, top_k, top_p and repetition_penalty stand in for the bundle's own;
+    `sampler` has the settings in force. Raises InputError and BundleError.
     """
     opened = load_bundle(bundle)
+    settings = sampler_with(
+        opened.manifest.sampler,
+        temperature=temperature,
+        top_k=top_k,
+        top_p=top_p,
+        repetition_penalty=repetition_penalty,
+    )
     preset = open_voice(opened, voice)
     name = opened.resolve(target)
     audio = opened.manifest.audio
@@ -71,9 +92,10 @@ def speak(
         open_audio = opened.open_audio if audio.decoder is not None else opened.open_audio_graph
         speaker = Speaker(opened, session, open_audio(name, threads) if wav else None, preset)
         start = perf_counter()
-        plan = speaker.plan(text)
+        skipped = speaker.text.unsayable(text) if skip_unsayable else []
+        plan = speaker.plan(without(text, skipped))
         text_tokens = [len(inputs["text"]) for inputs in plan]
-        for piece in speaker.speak(plan, seed):
+        for piece in speaker.speak(plan, seed, settings):
             lm_seconds += piece.lm_seconds
             decoder_seconds += piece.audio_seconds
             if piece.token is not None:
@@ -106,9 +128,29 @@ def speak(
         "lm_real_time_factor": lm_seconds / audio_seconds if audio_seconds else None,
         "real_time_factor": (lm_seconds + decoder_seconds) / audio_seconds if wav and audio_seconds else None,
         "cut_sentences": cut,
+        "skipped_count": len(skipped),
+        "skipped": [_shown(stretch) for stretch in skipped[:SHOWN]],
+        "sampler": settings.model_dump(),
         "output": str(wanted) if wanted else None,
         "tokens_out": str(tokens_out) if tokens_out else None,
         "hidden_out": str(hidden_out) if hidden_out else None,
         "voice": preset.name if preset else None,
         "not_run": not_run,
     }
+
+
+def sampler_with(settings: Sampler, **given: float | None) -> Sampler:
+    """The settings with those given that are not None. Raises InputError naming the option that is out of range."""
+    try:
+        return Sampler.model_validate({**settings.model_dump(), **{k: v for k, v in given.items() if v is not None}})
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{str(first['loc'][0]).replace('_', '-')}"
+        raise InputError(option, str(first["input"]), first["msg"].removeprefix("Value error, ")) from error
+
+
+def _shown(stretch: Unsayable) -> dict[str, Any]:
+    alone = f"U+{ord(stretch.characters):04X}" if len(stretch.characters) == 1 else None
+    # A lone surrogate is no text that JSON could carry on.
+    shown = stretch.characters.encode("utf-8", "replace").decode("utf-8")
+    return {"character": shown, "code_point": alone, "line": stretch.line, "column": stretch.column}

@@ -1,23 +1,25 @@
 """Reading a checkpoint by its recipe: strict in both directions, tensor by tensor."""
 
 import fnmatch
-import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import Field, FiniteFloat, ValidationError
 from torch import Tensor
+from transformers import PretrainedConfig
 
 from wand_export.errors import CheckpointError, InputError
+from wand_export.graph.config import backbone_of, generation_notes, read_config
 from wand_export.graph.decoder import Decoder, Rotary
+from wand_export.graph.foreign import ADAPTER, check_names, inner_folder
 from wand_export.graph.reference import Reference, backbone_shapes
 from wand_export.graph.weights import LazyTensor, digest, read_weights, weight_files
-from wand_export.spec.recipe import Backbone, Recipe, RopeScaling, load_recipe
-from wand_export.spec.schema import Schema, explain
+from wand_export.spec.recipe import Backbone, Recipe, load_recipe
+from wand_export.spec.schema import Schema, explain, read_json
 
 WAND_FILE = "wand.json"
 
@@ -27,10 +29,10 @@ class WandFile(Schema):
 
     schema_version: Literal[1]
     family: str
-    window: int
+    window: int = Field(strict=True, ge=1, le=65536, description="an utterance has some thousand tokens at the most")
     teacher: str
     trained_steps: int
-    final_loss: float
+    final_loss: FiniteFloat
 
 
 # Decoder name -> transformers' name(s); several are stacked along the rows.
@@ -69,23 +71,13 @@ DECODER_TENSORS: dict[str, dict[str, list[str]]] = {
 _CONV1D = ("c_attn.weight", "c_proj.weight", "c_fc.weight")
 """transformers' GPT-2 keeps these as [in, out]."""
 
-_CONFIG_KEYS = {
-    "layers": ("num_hidden_layers", "n_layer"),
-    "hidden": ("hidden_size", "n_embd"),
-    "heads": ("num_attention_heads", "n_head"),
-    "kv_heads": ("num_key_value_heads",),
-    "head_dim": ("head_dim",),
-    "mlp": ("intermediate_size", "n_inner"),
-    "norm_eps": ("rms_norm_eps", "layer_norm_epsilon"),
-    "rope_theta": ("rope_theta",),
-}
-
 
 class Checkpoint:
     """The tensors of one model, named and shaped as its recipe says.
 
     Attributes: recipe, folder (of the recipe), path (None for random weights), backbone (true sizes), window
-    (None where the checkpoint was never tuned for one), sha256 of the weight files (None for random weights).
+    (None where the checkpoint was never tuned for one), sha256 of the weight files (None for random weights), config
+    (transformers' own, None where the recipe names none), files (of the weights), notes (what the user should know).
     """
 
     def __init__(
@@ -97,9 +89,13 @@ class Checkpoint:
         tensors: dict[str, LazyTensor],
         window: int | None,
         sha256: str | None,
+        config: PretrainedConfig | None = None,
+        files: Sequence[Path] = (),
+        notes: Sequence[str] = (),
     ) -> None:
         self.recipe, self.folder, self.path, self.backbone = recipe, folder, path, backbone
         self.window, self.sha256 = window, sha256
+        self.config, self.files, self.notes = config, list(files), list(notes)
         self._tensors = tensors
 
     @property
@@ -110,9 +106,10 @@ class Checkpoint:
 
     def tensor(self, name: str) -> Tensor:
         """One tensor as float32. Raises CheckpointError if it holds NaN or infinity."""
-        tensor = self._tensors[name].read().to(torch.float32)
-        if not torch.isfinite(tensor).all():
-            raise CheckpointError(self.path or name, f"tensor {name} holds NaN or infinity", "use an intact checkpoint")
+        tensor = self._tensors[name].read().detach().to(torch.float32)
+        if not (finite := torch.isfinite(tensor)).all():
+            row = f" in row {int((~finite).nonzero()[0][0])}" if tensor.dim() else ""
+            raise CheckpointError(self.path or name, f"tensor {name} holds NaN or infinity{row}", "use an intact one")
         return tensor
 
     def table(self, name: str) -> Tensor:
@@ -167,7 +164,11 @@ class Checkpoint:
         for folder in filter(None, (self.path, self.folder)):
             if (folder / file).exists():
                 return folder / file
-        raise InputError(self.path or self.folder, f"{file} is missing", f"recipe {self.recipe.family} needs it")
+        raise InputError(
+            self.path or self.folder,
+            f"{file} is missing",
+            f"recipe {self.recipe.family} needs it: copy it from the published model",
+        )
 
 
 def open_checkpoint(path: Path, recipe_name: str | None = None) -> Checkpoint:
@@ -180,22 +181,34 @@ def open_checkpoint(path: Path, recipe_name: str | None = None) -> Checkpoint:
         raise InputError(path, "no such checkpoint folder", "give the folder that holds the weights")
     wand = _read_wand_file(path)
     if recipe_name is None and wand is None:
-        raise InputError(path, "no wand.json names the family", "say which with --recipe")
+        inner = inner_folder(path, [WAND_FILE])
+        fix = f"give {path / inner}" if inner else "say which with --recipe"
+        raise InputError(path, "no wand.json names the family", fix)
     recipe, folder = load_recipe(recipe_name or (wand.family if wand else ""))
     files = weight_files(path, recipe)
-    config = _read_config(path, recipe)
-    tensors = read_weights(files, recipe)
-    backbone = _sizes(path, recipe, config, tensors)
+    configured = read_config(path, recipe)
+    tensors, notes = read_weights(files, recipe)
+    backbone = backbone_of(*configured, recipe) if configured else recipe.backbone
+    if recipe.checkpoint.sizes_from_tensors:
+        backbone = _sized(path, recipe, backbone, tensors)
+    config = configured[2] if configured else None
     recipe = _fitted(recipe, config, tensors)
     _check_tensors(path, recipe, backbone, tensors)
-    return Checkpoint(recipe, folder, path, backbone, tensors, wand.window if wand else None, digest(files))
+    if configured and configured[0].parent == files[0].parent:  # else it was made for other weights
+        notes += generation_notes(configured[0].parent, recipe)
+    if (files[0].parent / ADAPTER).is_file():
+        notes.append(f"{ADAPTER} lies beside the weights: they were read as they are, without the adapter.")
+    if len(choices := _choices(path, recipe)) > 1:
+        notes.append(f"{choices[0]} was read, though {choices[1]} lies beside it.")
+    window = wand.window if wand else None
+    return Checkpoint(recipe, folder, path, backbone, tensors, window, digest(files), config, files, notes)
 
 
 def random_checkpoint(recipe_name: str, layers: int | None = None, seed: int = 0) -> Checkpoint:
     """A checkpoint of true size with seeded random weights, spread so that attention is not flat."""
     recipe, folder = load_recipe(recipe_name)
     backbone = recipe.backbone.model_copy(update={"layers": layers} if layers else {})
-    recipe = _fitted(recipe, {}, {})
+    recipe = _fitted(recipe, None, {})
 
     def lazy(name: str, shape: tuple[int, ...]) -> LazyTensor:
         def read() -> Tensor:
@@ -229,7 +242,7 @@ def _read_wand_file(path: Path) -> WandFile | None:
     if not file.is_file():
         return None
     try:
-        data = json.loads(file.read_text(encoding="utf-8"))
+        data = read_json(file)
         if isinstance(data, dict) and "schema" in data:
             data["schema_version"] = data.pop("schema")
         return WandFile.model_validate(data)
@@ -239,57 +252,11 @@ def _read_wand_file(path: Path) -> WandFile | None:
         raise CheckpointError(file, f"unreadable: {error}", "write it again with wand distill") from error
 
 
-def _read_config(path: Path, recipe: Recipe) -> dict[str, Any]:
-    """The checkpoint's own configuration in transformers' terms; empty where the recipe names none."""
-    if recipe.checkpoint.config is None:
-        return {}
-    file = path / recipe.checkpoint.config
+def _sized(path: Path, recipe: Recipe, backbone: Backbone, tensors: Mapping[str, LazyTensor]) -> Backbone:
     try:
-        config: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
-        found = config.get("model_type")
-    except (OSError, ValueError, AttributeError) as error:
-        raise CheckpointError(file, f"unreadable: {error}", "give the model's own config.json") from error
-    if found != recipe.backbone.kind:
-        raise CheckpointError(file, f"model_type {found!r} is not {recipe.backbone.kind!r}", "use the right --recipe")
-    return config
-
-
-def _sizes(path: Path, recipe: Recipe, config: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> Backbone:
-    """The recipe's backbone with the sizes of the configuration, or of the tensors where the recipe wants it so."""
-    sizes = {field: config[key] for field, keys in _CONFIG_KEYS.items() for key in keys if config.get(key) is not None}
-    if (
-        config.get("head_dim") is None
-        and recipe.backbone.kind in ("llama", "qwen2")
-        and {"hidden", "heads"} <= {*sizes}
-    ):
-        sizes["head_dim"] = sizes["hidden"] // sizes["heads"]  # transformers' default
-    if config:
-        sizes |= _rope(path / str(recipe.checkpoint.config), config)
-    if recipe.checkpoint.sizes_from_tensors:
-        sizes |= _gpt2_sizes(recipe, tensors)
-    try:
-        return Backbone.model_validate(recipe.backbone.model_dump() | sizes)
+        return Backbone.model_validate(backbone.model_dump() | _gpt2_sizes(recipe, tensors))
     except ValidationError as error:
-        raise CheckpointError(path, explain(error), "give the model's own configuration") from error
-
-
-def _rope(file: Path, config: dict[str, Any]) -> dict[str, Any]:
-    """rope_theta and rope_scaling of a configuration. Raises CheckpointError for a type that is not built in."""
-    rope = config.get("rope_parameters") or config.get("rope_scaling") or {}
-    found: dict[str, Any] = {"rope_theta": rope["rope_theta"]} if "rope_theta" in rope else {}
-    kind = rope.get("rope_type", rope.get("type", "default"))
-    if kind == "default":
-        return {**found, "rope_scaling": None}
-    try:
-        if kind != "llama3":
-            raise CheckpointError(file, f"rope type {kind!r} is not supported", "default and llama3 are")
-        scaling = RopeScaling(
-            original_max_position=rope["original_max_position_embeddings"],
-            **{key: rope[key] for key in ("factor", "low_freq_factor", "high_freq_factor")},
-        )
-    except KeyError as error:
-        raise CheckpointError(file, f"rope type llama3 without {error}", "give the model's own config.json") from error
-    return {**found, "rope_scaling": scaling}
+        raise CheckpointError(path, explain(error), "is it a GPT-2 of this family?") from error
 
 
 def _gpt2_sizes(recipe: Recipe, tensors: Mapping[str, LazyTensor]) -> dict[str, int]:
@@ -305,26 +272,34 @@ def _gpt2_sizes(recipe: Recipe, tensors: Mapping[str, LazyTensor]) -> dict[str, 
     return sizes | ({"mlp": up.shape[0]} if up is not None else {})
 
 
-def _fitted(recipe: Recipe, config: dict[str, Any], tensors: Mapping[str, LazyTensor]) -> Recipe:
-    """The recipe with the head that this checkpoint has, and the row counts that it leaves to the checkpoint."""
-    head = recipe.head
-    tied = config.get("tie_word_embeddings", head.weight not in tensors)
-    if head.tied and tied:
-        recipe = recipe.model_copy(update={"head": head.model_copy(update={"weight": head.tied})})
-        ignore = [*recipe.checkpoint.ignore, head.weight]  # transformers ignores it too
-        recipe = recipe.model_copy(update={"checkpoint": recipe.checkpoint.model_copy(update={"ignore": ignore})})
+def _fitted(recipe: Recipe, config: PretrainedConfig | None, tensors: Mapping[str, LazyTensor]) -> Recipe:
+    """The recipe with the head that this checkpoint has, and the row counts that it leaves to the checkpoint.
+
+    As transformers does, a head of its own is kept even where the configuration ties it, and of two tied tensors either
+    may be there.
+    """
+    head, tables = recipe.head, recipe.tables
+    if head.tied and (config is None or config.tie_word_embeddings):
+        if head.weight not in tensors:
+            head = head.model_copy(update={"weight": head.tied})
+        elif head.tied not in tensors:
+            update = {"tensor": head.weight}
+            tables = {n: t.model_copy(update=update) if t.tensor == head.tied else t for n, t in tables.items()}
 
     def rows(tensor: str, least: int, more: bool) -> dict[str, int]:
         found = tensors[tensor].shape[0] if tensor in tensors and tensors[tensor].shape else least
         return {"rows": max(least, found) if more else least}
 
     tables = {
-        name: table.model_copy(update=rows(table.tensor, table.rows, table.more_rows))
-        for name, table in recipe.tables.items()
+        name: table.model_copy(update=rows(table.tensor, table.rows, table.more_rows)) for name, table in tables.items()
     }
-    head = recipe.head
     head = head.model_copy(update=rows(head.weight, head.rows, head.more_rows))
     return recipe.model_copy(update={"tables": tables, "head": head})
+
+
+def _choices(path: Path, recipe: Recipe) -> list[str]:
+    """The recipe's patterns that are met: the first of them is read."""
+    return [pattern for pattern in recipe.checkpoint.weights if any(path.glob(pattern))]
 
 
 def _check_tensors(path: Path, recipe: Recipe, backbone: Backbone, tensors: dict[str, LazyTensor]) -> None:
@@ -336,16 +311,45 @@ def _check_tensors(path: Path, recipe: Recipe, backbone: Backbone, tensors: dict
     unknown = [
         name
         for name in tensors
-        if name not in expected and not any(fnmatch.fnmatchcase(name, glob) for glob in recipe.checkpoint.ignore)
+        if name not in expected
+        and not _is_derived(path, name, tensors[name], recipe, backbone)
+        and not any(fnmatch.fnmatchcase(name, glob) for glob in recipe.checkpoint.ignore)
     ]
+    check_names(path, unknown, {name: tensors[name].dtype for name in expected if name in tensors})
     for problem, names in (("missing", missing), ("unknown", unknown)):
         if names:
             more = f" and {len(names) - 1} more" if len(names) > 1 else ""
             fix = f"is it of family {recipe.family}? else use another --recipe"
+            if len(files := _choices(path, recipe)) > 1:
+                fix = f"{files[0]} was read, and {files[1]} lies beside it: remove the one that is stale"
             raise CheckpointError(path, f"{problem} tensor {names[0]}{more}", fix)
+    rows = {table.tensor: f"[tables.{name}]" for name, table in recipe.tables.items()} | {recipe.head.weight: "[head]"}
     for name, shape in expected.items():
-        if tensors[name].shape != shape:
-            found = list(tensors[name].shape)
-            raise CheckpointError(
-                path, f"tensor {name} has shape {found}, not {list(shape)}", "check the configuration"
-            )
+        if (found := tensors[name].shape) != shape:
+            padded = name in rows and len(found) == 2 and found[0] > shape[0] and found[1] == shape[1]
+            fix = f"in a recipe of your own, {rows[name]} takes them: more_rows = true" if padded else "check its sizes"
+            raise CheckpointError(path, f"tensor {name} has shape {list(found)}, not {list(shape)}", fix)
+
+
+def _is_derived(path: Path, name: str, tensor: LazyTensor, recipe: Recipe, backbone: Backbone) -> bool:
+    """Whether a tensor is a buffer that is computed anew: rotary frequencies, or the causal mask of a GPT-2.
+
+    Raises CheckpointError where it holds something else than what is computed.
+    """
+    short = name.removeprefix(recipe.checkpoint.backbone)
+    if short == name and recipe.checkpoint.backbone:
+        return False
+    if backbone.kind != "gpt2" and short.endswith("rotary_emb.inv_freq"):
+        found, ours = tensor.read(), Rotary.frequencies(backbone)
+        rounding = 2 * torch.finfo(found.dtype).eps
+        same = found.shape == ours.shape and torch.allclose(found.float(), ours, rtol=rounding, atol=1e-7)
+    elif backbone.kind == "gpt2" and re.fullmatch(r"h\.\d+\.attn\.bias", short):
+        mask = tensor.read().bool()
+        same = torch.equal(mask.tril(), torch.ones_like(mask).tril())  # what lies ahead is never seen anyway
+    elif backbone.kind == "gpt2" and re.fullmatch(r"h\.\d+\.attn\.masked_bias", short):
+        same = bool((tensor.read() <= -1e4).all())
+    else:
+        return False
+    if not same:
+        raise CheckpointError(path, f"buffer {name} is not what this backbone computes", "give the model's own")
+    return True

@@ -8,12 +8,17 @@
 """
 
 import math
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor, nn
 
+from wand_export.graph.checkpoint import Checkpoint, expected_shapes
 from wand_export.graph.decoder import Decoder, RMSNorm, Rotary
+from wand_export.spec.target import COMPONENTS, Target
 
+_OVERFLOWS = 65520.0
+"""The smallest number that float16 rounds to infinity."""
 _SMALLEST = 1e-3
 """A row whose largest magnitude is below it is not scaled up further."""
 
@@ -83,3 +88,25 @@ def prepare(decoder: Decoder, max_position: int) -> None:
                 setattr(parent, name, HalfLayerNorm(child))
     if decoder.rotary is not None:
         decoder.rotary = RotaryTable(decoder.rotary, max_position)
+
+
+def needs_half(target: Target) -> bool:
+    """Whether a target computes in float16, or keeps weights in it."""
+    return target.runtime == "coreml" or any(getattr(target.precision, part).bits == 16 for part in COMPONENTS)
+
+
+def beyond_half(source: Checkpoint) -> Iterator[tuple[str | None, str, int]]:
+    """The first row, or id, of each tensor that float16 cannot hold: table (None for weights), tensor, row.
+
+    Reads every tensor. Raises CheckpointError for NaN and infinity.
+    """
+    recipe = source.recipe
+    tables = {table.tensor: name for name, table in recipe.tables.items()}
+    for tensor in expected_shapes(recipe, source.backbone):
+        if (row := _first_beyond(source.tensor(tensor))) is not None:
+            yield tables.get(tensor), tensor, row
+
+
+def _first_beyond(tensor: Tensor) -> int | None:
+    rows = (tensor.abs() >= _OVERFLOWS).flatten(1).any(1) if tensor.dim() > 1 else tensor.abs() >= _OVERFLOWS
+    return int(rows.nonzero()[0]) if rows.any() else None

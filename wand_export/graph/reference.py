@@ -11,6 +11,13 @@ from transformers import AutoModel, GPT2Config, LlamaConfig, PretrainedConfig, Q
 from wand_export.layout import sees
 from wand_export.spec.recipe import Backbone
 
+CONFIGS: dict[str, type[PretrainedConfig]] = {
+    "llama": LlamaConfig,
+    "qwen2": Qwen2Config,
+    "qwen3": Qwen3Config,
+    "gpt2": GPT2Config,
+}
+
 
 def config_of(backbone: Backbone) -> PretrainedConfig:
     """The transformers configuration of a backbone without its embedding tables."""
@@ -26,8 +33,7 @@ def config_of(backbone: Backbone) -> PretrainedConfig:
             bos_token_id=None,
             eos_token_id=None,
         )
-    config = {"llama": LlamaConfig, "qwen2": Qwen2Config, "qwen3": Qwen3Config}[backbone.kind]
-    return config(
+    return CONFIGS[backbone.kind](
         vocab_size=1,
         hidden_size=backbone.hidden,
         num_hidden_layers=backbone.layers,
@@ -63,10 +69,16 @@ def skeleton(backbone: Backbone, attention: str = "eager") -> nn.Module:
 
 def build(backbone: Backbone, tensors: Mapping[str, Tensor], attention: str = "eager") -> nn.Module:
     """transformers' own backbone over float32 tensors of its own names, its embedding tables one row of zeros."""
-    model = skeleton(backbone, attention).eval()
+    return filled(config_of(backbone), tensors, attention)
+
+
+def filled(config: PretrainedConfig, tensors: Mapping[str, Tensor], attention: str = "eager") -> nn.Module:
+    """The backbone of any such configuration, its embedding tables having one row, over tensors as build() takes."""
+    with torch.device("meta"):
+        model = AutoModel.from_config(config, attn_implementation=attention).eval()
     if hasattr(model, "rotary_emb"):  # its buffers are computed, not loaded
         model.rotary_emb = type(model.rotary_emb)(model.config)
-    zeros = {name: torch.zeros(1, backbone.hidden) for name in EMBEDDINGS if name in model.state_dict()}
+    zeros = {name: torch.zeros(1, config.hidden_size) for name in EMBEDDINGS if name in model.state_dict()}
     model.load_state_dict({**tensors, **zeros}, strict=True, assign=True)
     return model
 

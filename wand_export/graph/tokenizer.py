@@ -9,6 +9,7 @@ from wand_export.graph.checkpoint import Checkpoint
 from wand_export.graph.text.sentence_piece import SUFFIX, read_model
 from wand_export.host.prompt import TOKENIZER_FILE
 from wand_export.spec.recipe import PrefixPart, Recipe
+from wand_export.spec.schema import read_text
 
 
 def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
@@ -42,7 +43,7 @@ def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
 
 def _read(file: Path) -> tokenizers.Tokenizer:
     if file.name == TOKENIZER_FILE:
-        return tokenizers.Tokenizer.from_file(str(file))
+        return tokenizers.Tokenizer.from_str(read_text(file))
     if file.suffix == SUFFIX:
         return read_model(file)
     from transformers import AutoTokenizer

@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from wand_export.errors import CheckpointError
-from wand_export.spec.schema import Schema, explain
+from wand_export.spec.schema import Schema, explain, read_json
 
 ENTER_KERNEL, CODE_KERNEL, SMOOTH_KERNEL, FRAME_KERNEL = 3, 5, 5, 7
 F0_SCALE, F0_FLOOR = 5.0, 60.0
@@ -280,7 +280,7 @@ def load_vocoder(folder: Path, **overrides: Any) -> Vocoder:
     """
     file = folder / "vocoder.json"
     try:
-        config = VocoderConfig.model_validate_json(file.read_text(encoding="utf-8"))
+        config = VocoderConfig.model_validate(read_json(file))
         vocoder = Vocoder(config.model_copy(update=overrides))
         file = folder / "vocoder.safetensors"
         state = load_file(file)

@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
@@ -12,13 +13,13 @@ import tokenizers
 
 from wand_export.errors import BundleError, InputError
 from wand_export.host.bundle import Bundle
+from wand_export.host.sentences import CONTROL, Unsayable, located, sentences, trimmed
 from wand_export.host.text import Frontend
 from wand_export.spec.manifest import Manifest
 from wand_export.spec.recipe import PrefixPart, Text
 from wand_export.spec.voice import LATENTS
 
 TEXT_FOLDER, TOKENIZER_FILE = "text", "tokenizer.json"
-_SENTENCE_ENDS = re.compile(r"(?<=[.!?])\s+|(?<=[。！？])|\n+")
 
 Floats = npt.NDArray[np.float32]
 
@@ -27,6 +28,15 @@ Inputs = Mapping[str, Sequence[int] | Floats]
 
 Stretch = tuple[str, Sequence[int] | Floats]
 """Neighbouring rows of the prefix: the table and the ids in it, or LATENTS and the rows themselves."""
+
+
+class PrefixOverflow(InputError):
+    """A prefix of more tokens than fit. parts: of a text that makes it so long, at least so many are needed."""
+
+    def __init__(self, family: str, tokens: int, capacity: int, wider: str) -> None:
+        fix = f"{capacity} fit; shorten the text or the voice's prompt{wider}"
+        super().__init__(family, f"a prefix of {tokens} tokens", fix)
+        self.tokens, self.parts = tokens, -(-tokens // capacity)
 
 
 class TextEncoder(Protocol):
@@ -38,6 +48,10 @@ class TextEncoder(Protocol):
 
     def sentences(self, text: str) -> list[str]:
         """The sentences of a text, none of them empty."""
+        ...
+
+    def unsayable(self, text: str) -> list[Unsayable]:
+        """What of a text cannot be said, in order."""
         ...
 
 
@@ -59,19 +73,43 @@ class Tokenizer:
     def ids(self, text: str) -> list[int]:
         """Token ids, without the tokenizer's special ones: the prefix program names those that are wanted.
 
-        Raises ValueError for a character that the family cannot say.
+        Control tokens by their strings are read as such, for a template may hold them. Raises ValueError for a
+        character that the family cannot say.
         """
-        if self.text.unsupported and (found := re.search(self.text.unsupported, text)):
-            raise ValueError(f"cannot say {found[0]!r} (character {found.start()})")
+        if odd := located(text, self._odd(text)):
+            raise ValueError(f"cannot say {odd[0]}")
         if self.text.uppercase:
             text = text.upper()
         ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
         return ids
 
     def sentences(self, text: str) -> list[str]:
-        """Split text behind . ! ? that a space follows, behind their Chinese forms, and at line ends."""
-        pieces = (piece.strip() for piece in _SENTENCE_ENDS.split(text))
-        return [piece for piece in pieces if piece]
+        """The sentences of a text of any script."""
+        return sentences(text)
+
+    def unsayable(self, text: str) -> list[Unsayable]:
+        """Controls, characters that the family refuses, and strings that would be read as control tokens."""
+        odd, controls = self._odd(text), self._controls
+        if controls:
+            shown = (" " if character in CONTROL else character for character in text)
+            if self.text.uppercase:
+                shown = (capital if len(capital := character.upper()) == 1 else character for character in shown)
+            encoded = self.tokenizer.encode("".join(shown), add_special_tokens=False)
+            odd += [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in controls]
+        return located(text, sorted(odd))
+
+    def _odd(self, text: str) -> list[tuple[int, int]]:
+        odd = {(i, i + 1) for i, character in enumerate(text) if character in CONTROL}
+        if self.text.unsupported:
+            odd.update(found.span() for found in re.finditer(self.text.unsupported, text))
+        return sorted(odd)
+
+    @cached_property
+    def _controls(self) -> frozenset[int]:
+        """Ids of added tokens that steer the model, those left out that a text may hold: markup, and mere spaces."""
+        added = self.tokenizer.get_added_tokens_decoder().items()
+        allowed = self.text.markup
+        return frozenset(i for i, token in added if len(trimmed(token.content)) > 1 and token.content not in allowed)
 
 
 def load_text(bundle: Bundle) -> TextEncoder:
@@ -86,7 +124,7 @@ def stretches(manifest: Manifest, inputs: Inputs) -> list[Stretch]:
     """The prefix in stretches: neighbours from one table are one, over which learned positions count.
 
     Raises InputError for an input that the prefix program does not take, an empty text, a missing or misfitting
-    input, or a prefix beyond capacity.
+    input, and PrefixOverflow for a prefix beyond capacity.
     """
     known = {part.input for part in manifest.prefix if part.input is not None}
     for name in inputs:
@@ -106,11 +144,13 @@ def stretches(manifest: Manifest, inputs: Inputs) -> list[Stretch]:
             found[-1] = part.table, [*found[-1][1], *ids]
         elif ids:
             found.append((part.table, ids))
-    tokens = sum(len(ids) for _, ids in found)
-    capacity = manifest.kv_cache.prefix_capacity
+    tokens, capacity = sum(len(ids) for _, ids in found), manifest.kv_cache.prefix_capacity
     if tokens > capacity:
-        fix = f"{capacity} fit; shorten the sentence, or export with --prefix {tokens}"
-        raise InputError(manifest.family, f"a prefix of {tokens} tokens", fix)
+        raise PrefixOverflow(manifest.family, tokens, capacity, f", or export with --prefix {tokens}")
+    for name, rows in found:
+        positions = None if name == LATENTS else manifest.tables[name].positions
+        if positions is not None and len(rows) > manifest.tables[positions].rows:
+            raise PrefixOverflow(manifest.family, len(rows), manifest.tables[positions].rows, ": these are learned")
     return found
 
 

@@ -9,8 +9,9 @@ import numpy as np
 from wand_export.errors import InputError, WandError
 from wand_export.host.audio import AudioStream, GraphStream
 from wand_export.host.bundle import Bundle
-from wand_export.host.prompt import Inputs, first_position, load_text, rows_of, stretches
+from wand_export.host.prompt import Inputs, PrefixOverflow, first_position, load_text, rows_of, stretches
 from wand_export.host.sampling import Sampler, StopRule
+from wand_export.host.sentences import parts
 from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session
 from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
@@ -83,37 +84,51 @@ class Speaker:
         self.text = load_text(bundle)
 
     def plan(self, text: str) -> list[Inputs]:
-        """The inputs of each sentence, every one of which fits the prefix.
+        """The inputs of each sentence, or of its parts where it does not fit the prefix as a whole.
 
-        Raises InputError naming the sentence that cannot be said or does not fit, before anything is spoken.
+        Raises InputError naming what cannot be said and its place, before anything is spoken.
         """
-        planned: list[Inputs] = []
-        for sentence in self.text.sentences(text):
-            shown = sentence if len(sentence) <= 60 else sentence[:57] + "..."
-            try:
-                inputs = (
-                    self.voice.inputs(self.bundle.manifest, self.text, sentence)
-                    if self.voice
-                    else {"text": self.text.ids(sentence)}
-                )
-                stretches(self.bundle.manifest, inputs)
-            except InputError as error:
-                raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
-            except ValueError as error:
-                raise InputError(f"sentence {shown!r}", str(error), "change the text") from error
-            planned.append(inputs)
+        if odd := self.text.unsayable(text):
+            raise InputError("text", f"cannot say {odd[0]}", "change the text, or leave it out with --skip-unsayable")
+        planned = [inputs for sentence in self.text.sentences(text) for inputs in self._fitting(sentence)]
         if not planned:
             raise InputError("text", "nothing to say", "give some text")
         return planned
 
-    def speak(self, plan: list[Inputs], seed: int) -> Iterator[Piece]:
+    def _fitting(self, sentence: str) -> Iterator[Inputs]:
+        """The inputs of the parts of a sentence, each of which fits the prefix."""
+        waiting = [sentence]
+        while waiting:
+            part = waiting.pop()
+            shown = part if len(part) <= 60 else part[:57] + "..."
+            try:
+                inputs = (
+                    self.voice.inputs(self.bundle.manifest, self.text, part)
+                    if self.voice
+                    else {"text": self.text.ids(part)}
+                )
+                stretches(self.bundle.manifest, inputs)
+            except PrefixOverflow as error:
+                if len(part) == 1:
+                    raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
+                shorter = [one for piece in parts(part, error.parts) for one in self.text.sentences(piece)]
+                waiting += reversed(shorter)
+            except InputError as error:
+                raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
+            except ValueError as error:
+                raise InputError(f"sentence {shown!r}", str(error), "change the text") from error
+            else:
+                yield inputs
+
+    def speak(self, plan: list[Inputs], seed: int, settings: Settings | None = None) -> Iterator[Piece]:
         """Speak planned sentences, piece by piece; sentence k is drawn with seed + k.
 
-        A chunk's samples come as soon as the tokens of its context exist. Raises InputError as tokens() does.
+        settings None takes the manifest's sampler. A chunk's samples come as soon as the tokens of its context exist.
+        Raises InputError as tokens() does.
         """
         for sentence, inputs in enumerate(plan):
             stream = self._stream(seed + sentence)
-            generation = tokens(self.bundle, self.session, inputs, seed + sentence)
+            generation = tokens(self.bundle, self.session, inputs, seed + sentence, settings)
             token: int | None = 0
             while token is not None:
                 stopped, hidden = False, _SILENCE

@@ -1,26 +1,30 @@
-"""Text to token ids by tables alone: replacements, a lexicon, letter rules.
+"""Text to token ids by tables alone: figures in words, replacements, a lexicon, letter rules.
 
-`text.json` holds: replace [[from, to], ...] applied in order to the lower-cased text; abbreviations
-{"mr": "mister"}; ones, tens, scales and point (the words of numbers); currencies {"$": "dollars"}; graphemes
-{"sh": phonemes} for words that the lexicon lacks, the longest match first, and the phonemes that are vowels (the
-first of them takes the stress); punctuation (characters that are spoken as pauses); max_words (longer sentences are
-spoken in parts); symbols {phoneme character: token id}; boundaries, the ids of the first, second, ... space between
-words, the last one serving all further ones (empty: spaces are a symbol like any other). `lexicon.tsv` holds a word, a
+`text.json` holds: fold {"É": "e"}, what a character is read as before all else, beside A to Z in lower case; figures,
+the words of numbers and their kin (see Figures), of which ones, tens, scales, point and currencies stand outside;
+replace [[from, to], ...] applied in order once figures are words; abbreviations {"mr": "mister"}; letters, the
+phonemes of a letter's name where they are not those of the word; graphemes {"sh": phonemes} for words that the lexicon
+lacks, the longest match first, and the phonemes that are vowels (the first of them takes the stress); punctuation
+(characters that are spoken as pauses); max_words (longer sentences are spoken in parts); symbols {phoneme character:
+token id}; boundaries, the ids of the first, second, ... space between words, the last one serving all further ones
+(empty: spaces are a symbol like any other). fold, figures and letters may be left out. `lexicon.tsv` holds a word, a
 tab and its phonemes a line.
 """
 
 import json
-import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 
 from wand_export.errors import BundleError
+from wand_export.host.figures import Figures
+from wand_export.host.sentences import SPACE, Unsayable, located, lowered, runs_of_words, sentences
 
-_NUMBER = r"\d+(?:,\d{3})*(?!\d)(?:\.\d+)?"
-_PIECES = re.compile(rf"[a-z]+(?:'[a-z]+)*|{_NUMBER}|\d+|[^a-z\d]")
-_LARGEST = 10**9
+TABLES_FILE, LEXICON_FILE = "text.json", "lexicon.tsv"
 _STRESS = "ˈ"
 _SIBILANT, _VOICELESS = tuple("szʃʒʧʤ"), tuple("ptkfθ")
+_SHARED = "ones", "tens", "scales", "point", "currencies"
+"""Tables of Figures that stand outside `figures`."""
 
 
 class TextError(ValueError):
@@ -31,13 +35,9 @@ class TextError(ValueError):
 class Frontend:
     """The tables of one voice."""
 
+    figures: Figures
     replace: list[tuple[str, str]]
     abbreviations: dict[str, str]
-    ones: list[str]
-    tens: list[str]
-    scales: list[str]
-    point: str
-    currencies: dict[str, str]
     graphemes: dict[str, str]
     vowels: str
     punctuation: str
@@ -45,17 +45,25 @@ class Frontend:
     symbols: dict[str, int]
     boundaries: list[int]
     lexicon: dict[str, str]
+    fold: dict[str, str] = field(default_factory=dict)
+    letters: dict[str, str] = field(default_factory=dict)
 
     @classmethod
     def load(cls, folder: Path) -> "Frontend":
         """Read text.json and lexicon.tsv. Raises BundleError naming the file that is missing or not as described."""
-        file = folder / "text.json"
+        return cls.read(folder / TABLES_FILE, folder / LEXICON_FILE)
+
+    @classmethod
+    def read(cls, tables: Path, words: Path) -> "Frontend":
+        """As load(), from wherever the two lie."""
+        file = tables
         try:
             data = json.loads(file.read_text(encoding="utf-8"))
             data["replace"] = [(old, new) for old, new in data["replace"]]
-            file = folder / "lexicon.tsv"
+            file = words
             lexicon = dict(line.split("\t", 1) for line in file.read_text(encoding="utf-8").splitlines())
-            return cls(**data, lexicon=lexicon)
+            figures = Figures(**{name: data.pop(name) for name in _SHARED}, **data.pop("figures", {}))
+            return cls(**data, figures=figures, lexicon=lexicon)
         except (OSError, ValueError, TypeError, KeyError) as error:
             raise BundleError(file, f"no text tables: {error}", "export the bundle again") from error
 
@@ -79,20 +87,24 @@ class Frontend:
 
     def phonemes(self, text: str) -> str:
         """The sentence as phonemes: words apart by one space, punctuation behind its word, a pause at the end."""
-        spoken, previous = "", ""
-        for piece in _PIECES.findall(self._normalized(text)):
-            if piece in self.punctuation:
-                abbreviated = piece == "." and previous in self.abbreviations
-                if spoken.endswith(" ") and spoken[-2] not in self.punctuation and not abbreviated:
-                    spoken = spoken[:-1] + piece + " "
-            elif piece[0].isalnum():
-                for word in self._words(piece):
-                    spoken += self.pronounce(word) + " "
-            previous = piece
-        spoken = spoken.rstrip()
+        if odd := self.unsayable(text):
+            known = " ".join(sorted(self._signs - set(self.fold)))
+            raise TextError(f"cannot say {odd[0]}: this voice knows letters, digits and {known}")
+        text = self._in_words(text)
+        spoken: list[str] = []
+        at = 0
+        while at < len(text):
+            if _is_letter(text, at):
+                words, at = self._words(text, at)
+                spoken += words
+            else:
+                if text[at] in self.punctuation and spoken and spoken[-1][-1] not in self.punctuation:
+                    spoken[-1] += text[at]
+                at += 1
         if not spoken:
             raise TextError(f"nothing to say in {text!r}")
-        return spoken if spoken[-1] in self.punctuation else spoken + "."
+        said = " ".join(spoken)
+        return said if said[-1] in self.punctuation else said + "."
 
     def pronounce(self, word: str) -> str:
         """Phonemes of a lower-case word: from the lexicon, else of its stem and 's, else by its letters."""
@@ -102,69 +114,76 @@ class Frontend:
             stem = self.pronounce(word.removesuffix("'s"))
             return stem + ("ᵻz" if stem.endswith(_SIBILANT) else "s" if stem.endswith(_VOICELESS) else "z")
         word = word.replace("'", "")
-        spoken, longest = "", max(map(len, self.graphemes))
-        while word:
-            size = next(n for n in range(longest, 0, -1) if word[:n] in self.graphemes)
-            spoken += self.graphemes[word[:size]]
-            word = word[size:]
+        spoken, longest, at = "", max(map(len, self.graphemes)), 0
+        while at < len(word):
+            size = next(n for n in range(longest, 0, -1) if word[at : at + n] in self.graphemes)
+            spoken += self.graphemes[word[at : at + size]]
+            at += size
         first = next((i for i, phoneme in enumerate(spoken) if phoneme in self.vowels), 0)
         return spoken[:first] + _STRESS + spoken[first:]
 
     def sentences(self, text: str) -> list[str]:
-        """Split text behind . ! ? and at line ends; not behind an abbreviation, a single letter or inside a number.
+        """The sentences of a text, those of more than `max_words` words in parts; all have something to say."""
+        found = [part for one in sentences(text, self.abbreviations) for part in runs_of_words(one, self.max_words)]
+        return [part for part in found if any(character in self._spoken for character in part)]
 
-        A sentence of more than `max_words` words is split further, behind its last comma, semicolon or colon that is
-        early enough, else behind its last word that is.
-        """
-        found: list[list[str]] = [[]]
-        for word in re.findall(r"\S+|\n", text):
-            found[-1].append(word)
-            bare = word.strip("\"'()").rstrip(".").lower()
-            ends = word.rstrip("\"'”’)").endswith((".", "!", "?", "…"))
-            short = word.endswith(".") and (bare in self.abbreviations or len(bare) == 1)
-            if word == "\n" or (ends and not short):
-                found.append([])
-        parts = (part for sentence in found for part in self._parts([word for word in sentence if word != "\n"]))
-        return [" ".join(part) for part in parts if any(re.search(r"\w", word) for word in part)]
+    def unsayable(self, text: str) -> list[Unsayable]:
+        """The characters of a text that are neither letters, digits, spaces nor in the tables, with their places."""
+        return located(text, [(i, i + 1) for i, character in enumerate(text) if character not in self._known])
 
-    def _parts(self, words: list[str]) -> list[list[str]]:
-        """The words in runs of at most max_words, cut behind a clause where there is one past the first quarter."""
-        if len(words) <= self.max_words:
-            return [words]
-        clauses = range(self.max_words, self.max_words // 4, -1)
-        cut = next((n for n in clauses if words[n - 1].endswith((",", ";", ":"))), self.max_words)
-        return [words[:cut], *self._parts(words[cut:])]
+    @cached_property
+    def _spoken(self) -> frozenset[str]:
+        """The characters that become words: letters, digits, and what is read as them."""
+        letters = {chr(point) for first, last in ("az", "AZ", "09") for point in range(ord(first), ord(last) + 1)}
+        read = [*self.fold.items(), *self.replace]
+        return frozenset(letters.union(self.figures.currencies, (old for old, new in read if letters & set(new))))
 
-    def _normalized(self, text: str) -> str:
-        sayable = set(self.punctuation + "'").union(self.currencies, *(old for old, _ in self.replace))
-        lower = text.lower()
-        for index, character in enumerate(lower):
-            plain = character.isascii() and character.isalnum()
-            if not (plain or character.isspace() or character in sayable):
-                known = f"letters, digits and {' '.join(sorted(sayable - {' '}))}"
-                raise TextError(f"cannot say {character!r} (character {index}): this voice knows {known}")
-        for sign, name in self.currencies.items():
-            lower = re.sub(rf"{re.escape(sign)}\s*({_NUMBER})", rf"\1 {name} ", lower).replace(sign, f" {name} ")
+    @cached_property
+    def _known(self) -> frozenset[str]:
+        return self._spoken | self._signs | SPACE
+
+    @cached_property
+    def _signs(self) -> frozenset[str]:
+        """The characters that are no letters, digits or spaces, and known all the same."""
+        return frozenset(self.punctuation + "'").union(
+            self.fold, self.figures.currencies, *self.figures.units, *(old for old, _ in self.replace)
+        ) - frozenset("abcdefghijklmnopqrstuvwxyz ")
+
+    def _in_words(self, text: str) -> str:
+        """The text in letters and punctuation alone, lower case."""
+        known = "".join(self.fold.get(character, " " if character in SPACE else character) for character in text)
+        words = self.figures.spoken(lowered(known))
         for old, new in self.replace:
-            lower = lower.replace(old, new)
-        return lower
+            words = words.replace(old, new)
+        return words
 
-    def _words(self, piece: str) -> list[str]:
-        """The words of a piece that is a word or a number (1,250 and 3.5 included)."""
-        if not piece[0].isdigit():
-            return self.abbreviations.get(piece, piece).split()
-        whole, _, decimals = piece.replace(",", "").partition(".")
-        spelled = [self.ones[int(digit)] for digit in decimals]
-        exact = int(whole) < _LARGEST and (whole == "0" or not whole.startswith("0"))
-        words = self.number(int(whole)) if exact else [self.ones[int(digit)] for digit in whole]
-        return words + ([self.point] if spelled else []) + spelled
+    def _words(self, text: str, at: int) -> tuple[list[str], int]:
+        """The phonemes of the word, abbreviation or row of initials that begins here, and where it ends."""
+        end = _behind_word(text, at)
+        while end == at + 1 or text[end - 2 : end - 1] == ".":
+            if text[end : end + 1] != "." or not _is_letter(text, end + 1) or _is_letter(text, end + 2):
+                break
+            end += 2
+        word, stopped = text[at:end], text[end : end + 1] == "."
+        if word in self.abbreviations:
+            return [self.pronounce(part) for part in self.abbreviations[word].split(" ")], end + stopped
+        if word[1:2] == "." or (len(word) == 1 and stopped and _goes_on(text, end + 1)):
+            names = [letter for letter in word if letter != "."]
+            return [self.letters.get(name) or self.pronounce(name) for name in names], end + stopped
+        return [self.pronounce(word)], end
 
-    def number(self, value: int) -> list[str]:
-        """The words of 0 <= value < 10^9."""
-        if value < 20:
-            return [self.ones[value]]
-        if value < 100:
-            return [self.tens[value // 10]] + (self.number(value % 10) if value % 10 else [])
-        size, scale = (100, 0) if value < 1000 else (1000, 1) if value < 10**6 else (10**6, 2)
-        rest = self.number(value % size) if value % size else []
-        return [*self.number(value // size), self.scales[scale], *rest]
+
+def _is_letter(text: str, at: int) -> bool:
+    return at < len(text) and "a" <= text[at] <= "z"
+
+
+def _behind_word(text: str, at: int) -> int:
+    """The end of the word that begins here: letters, and apostrophes between letters."""
+    while _is_letter(text, at) or (text[at : at + 1] == "'" and _is_letter(text, at + 1)):
+        at += 1
+    return at
+
+
+def _goes_on(text: str, at: int) -> bool:
+    """Whether a word follows at once, or behind a space."""
+    return _is_letter(text, at) or (text[at : at + 1] == " " and _is_letter(text, at + 1))

@@ -1,6 +1,5 @@
 """Named voices: what a folder with voice.json and latents.safetensors brings to the prefix and the audio decoder."""
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +13,9 @@ from safetensors.numpy import load_file
 from wand_export.errors import BundleError, InputError
 from wand_export.host.bundle import VOICES_FOLDER, Bundle
 from wand_export.host.prompt import Inputs, TextEncoder, part_ids
+from wand_export.host.sentences import trimmed
 from wand_export.spec.manifest import Manifest
-from wand_export.spec.schema import explain
+from wand_export.spec.schema import explain, read_json
 from wand_export.spec.voice import LATENTS, TENSORS_FILE, VOICE_FILE, VoiceFile
 
 _FIX = "see Voices in models/README.md"
@@ -29,9 +29,15 @@ class Voice:
     file: VoiceFile
     tensors: dict[str, npt.NDArray[Any]]
 
+    @property
+    def codes(self) -> dict[str, list[int]]:
+        """The codes that it brings to the prefix, by the input's name."""
+        given = {"prompt_tokens": self.file.prompt_tokens, "globals": self.file.globals}
+        return {name: ids for name, ids in given.items() if ids}
+
     def inputs(self, manifest: Manifest, encoder: TextEncoder, text: str) -> dict[str, Any]:
         """The inputs of the prefix program for a sentence in this voice. Raises ValueError if it cannot be said."""
-        given: dict[str, Any] = {"prompt_tokens": self.file.prompt_tokens, "globals": self.file.globals}
+        given: dict[str, Any] = dict(self.codes)
         if self.file.prompt_text is not None:
             if "{prompt_text}" in manifest.text.template:
                 text = manifest.text.template.format(prompt_text=self.file.prompt_text, text=text)
@@ -39,7 +45,7 @@ class Voice:
                 given["prompt_text"] = encoder.ids(self.file.prompt_text)
         if LATENTS in _taken(manifest):
             given[LATENTS] = self.tensors[LATENTS].astype(np.float32)
-        return {"text": encoder.ids(text), **{name: ids for name, ids in given.items() if len(ids)}}
+        return {"text": encoder.ids(text), **given}
 
 
 def _taken(manifest: Manifest) -> set[str]:
@@ -81,8 +87,28 @@ def load_voice(folder: Path, manifest: Manifest) -> Voice:
                 part_ids(manifest, part, given)
             except InputError as error:
                 raise InputError(source, error.value, _FIX) from error
+    _check_prompt(folder / VOICE_FILE, manifest, file)
+    if not (file.prompt_text or file.prompt_tokens or file.globals or tensors):
+        raise InputError(folder / VOICE_FILE, "it brings nothing", _FIX)
     _check_audio(place, manifest, tensors)
     return Voice(folder.name, file, tensors)
+
+
+def _check_prompt(place: Path, manifest: Manifest, file: VoiceFile) -> None:
+    """A prompt is what was said and its codes, both or none, but for families that take instructions as text alone."""
+    if file.prompt_text is not None and not trimmed(file.prompt_text):
+        raise InputError(place, "prompt_text is empty", "write what the recording says, or leave it out")
+    taken = _taken(manifest)
+    if "prompt_text" in taken and "prompt_tokens" in taken:
+        if file.prompt_tokens and file.prompt_text is None:
+            raise InputError(place, "prompt_tokens without prompt_text", "write what the recording says")
+        if file.prompt_text and not file.prompt_tokens and not manifest.text.instructs:
+            raise InputError(place, "prompt_text without prompt_tokens", "give the recording's codes, or leave it out")
+    for part in manifest.prefix:
+        if part.input == "prompt_tokens":
+            for i in file.prompt_tokens:
+                if i + part.offset in manifest.stop.ids:
+                    raise InputError(place, f"prompt_tokens hold {i}, a stop token", "leave it out")
 
 
 def _latents(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.float32]]:
@@ -91,7 +117,7 @@ def _latents(tensors: dict[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[np.f
 
 def _read(file: Path) -> VoiceFile:
     try:
-        return VoiceFile.model_validate(json.loads(file.read_text(encoding="utf-8")))
+        return VoiceFile.model_validate(read_json(file))
     except ValidationError as error:
         raise InputError(file, explain(error), _FIX) from error
     except FileNotFoundError as error:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Literal, Self
 
-from pydantic import Field, PositiveInt, model_validator
+from pydantic import Field, PositiveInt, field_validator, model_validator
 
 from wand_export.spec.schema import Schema, find_named, read_toml
 
@@ -153,6 +153,10 @@ class Stop(Schema):
     max_tokens: PositiveInt
 
 
+MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 100.0
+"""Between them float64 holds every logit over the temperature."""
+
+
 class Sampler(Schema):
     """How a token is picked.
 
@@ -160,16 +164,28 @@ class Sampler(Schema):
     """
 
     repetition_penalty: float = Field(
-        1.0, gt=0, description="logits of ids said before are divided by it where positive, else multiplied"
+        1.0,
+        ge=1e-3,
+        le=1e3,
+        description="logits of ids said before are divided by it where positive, else multiplied",
     )
     repetition_range: int = Field(0, ge=0, description="only the last N generated ids count as said; 0 counts all")
     repetition_ids: list[int] = Field([], description="ids that always count as said")
-    temperature: float = Field(1.0, ge=0.0, description="0 picks the largest logit")
+    temperature: float = Field(
+        1.0, ge=0.0, le=MAX_TEMPERATURE, description=f"0 picks the largest logit; else at least {MIN_TEMPERATURE}"
+    )
     top_k: int = Field(0, ge=0, description="0 keeps all")
     top_p: float = Field(1.0, gt=0.0, le=1.0, description="the token that crosses top_p is kept")
     top_p_of: Literal["top_k", "all"] = Field("top_k", description="the tokens whose probabilities sum to one for it")
     min_p: float = Field(0.0, ge=0.0, lt=1.0, description="keeps tokens at least this fraction as likely as the best")
     repeat_window: int = Field(0, ge=0, description="a pick seen in the last N tokens is masked and redrawn from all")
+
+    @field_validator("temperature")
+    @classmethod
+    def _not_too_small(cls, value: float) -> float:
+        if 0 < value < MIN_TEMPERATURE:
+            raise ValueError(f"must be 0, which picks the largest logit, or at least {MIN_TEMPERATURE}")
+        return value
 
 
 class Text(Schema):
@@ -187,6 +203,10 @@ class Text(Schema):
     tokens: dict[str, int] = Field({}, description="ids that this recipe relies on, compared with the tokenizer's")
     uppercase: bool = Field(False, description="text is read in capital letters")
     unsupported: str | None = Field(None, description="regular expression of characters that are refused")
+    markup: list[str] = Field(
+        [], description="added tokens that a text may hold; all others, typed into a text, are refused with their place"
+    )
+    instructs: bool = Field(False, description="a voice may bring a prompt text without prompt tokens")
     expects: str | None = Field(None, description="what a text must be where it is not ordinary writing")
 
 

@@ -1,8 +1,9 @@
-"""The base of every schema, and how a TOML file becomes one."""
+"""The base of every schema, and how JSON and TOML files are read."""
 
+import json
 import tomllib
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, NoReturn, TypeVar
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,13 +25,30 @@ def explain(error: ValidationError) -> str:
     return f"{'.'.join(str(part) for part in first['loc']) or 'document'}: {first['msg']}"
 
 
+def read_text(path: Path) -> str:
+    """A file of UTF-8 text, without the byte-order mark that some editors put first. Raises OSError or ValueError."""
+    return path.read_text(encoding="utf-8-sig")
+
+
+def read_json(path: Path) -> Any:
+    """The document of a JSON file. Raises OSError, or ValueError for what is not JSON: NaN and Infinity included."""
+    try:
+        return json.loads(read_text(path), parse_constant=_no_constant)
+    except RecursionError as error:
+        raise ValueError("nested too deeply") from error
+
+
+def _no_constant(name: str) -> NoReturn:
+    raise ValueError(f"it holds {name}, which is not JSON")
+
+
 def read_toml(path: Path, schema: type[S]) -> S:
     """Read and check one TOML file.
 
     Raises InputError, naming the file and the key, if it is missing, not TOML, or refused by the schema.
     """
     try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
+        data = tomllib.loads(read_text(path))
     except OSError as error:
         raise InputError(path, error.strerror or "unreadable", "check the path") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
