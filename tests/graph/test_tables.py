@@ -25,7 +25,7 @@ from wand_export.errors import CheckpointError
 from wand_export.graph.text import characters, strings
 from wand_export.graph.text.arrays import points, replacement, trie
 from wand_export.graph.text.compare import compare
-from wand_export.graph.text.compiler import Compiled, compile_tokenizer
+from wand_export.graph.text.compiler import Compiled, Reading, compile_tokenizer
 from wand_export.graph.text.sentence_piece import compile_model, judge_of, read_model
 from wand_export.host.pieces import Tokenizer
 from wand_export.spec.pieces import Pieces
@@ -77,7 +77,7 @@ def test_every_kind_reads_as_tokenizers_does(kind: str, tmp_path: Path) -> None:
 @pytest.mark.parametrize("kind", ["qwen2", "metaspace"])
 def test_capital_letters_are_pythons(kind: str, tmp_path: Path) -> None:
     judge = KINDS[kind]()
-    tokenizer = loaded(tmp_path, compile_tokenizer(FILE, judge, capitals=True))
+    tokenizer = loaded(tmp_path, compile_tokenizer(FILE, judge, Reading(capitals=True)))
     given = [
         *texts(judge.get_vocab(), TOKENS, 500),
         *("".join(map(chr, range(p, p + 64))) for p in range(0, 0x3000, 64)),
@@ -104,7 +104,7 @@ def test_a_sentencepiece_model_reads_as_sentencepiece_does(options: dict[str, An
     file = tmp_path / "bpe.model"
     write_sentencepiece(file, "bpe", vocab_size=320 if "byte_fallback" in options else 70, **options)
     tokenizer = read_model(file)
-    compiled = compile_model(file, tokenizer, capitals=True)
+    compiled = compile_model(file, tokenizer, Reading(capitals=True))
     judge = judge_of(file)
     given = texts(tokenizer.get_vocab(), ["[laugh]", "<b>", "t-h", "<s>", "</s>", "<unk>"])
     compare(file, loaded(tmp_path, compiled), lambda text: judge(text.upper()), given)
@@ -255,7 +255,7 @@ def test_qwens_files_are_compiled(tmp_path: Path) -> None:
 
     write_qwen_tokenizer(tmp_path)
     judge = AutoTokenizer.from_pretrained(tmp_path).backend_tokenizer
-    compiled = compile_tokenizer(FILE, judge, refused=[(0x4E00, 0x9FFF)])
+    compiled = compile_tokenizer(FILE, judge, Reading(refused=[(0x4E00, 0x9FFF)]))
     assert compiled.words == Pieces(
         refused=[(0x4E00, 0x9FFF)], normalize=["nfc"], split="qwen2", prefix="never", alphabet="bytes", model="bpe",
         unknown=None, fuse_unknown=False,

@@ -13,7 +13,7 @@ from safetensors.numpy import save_file
 from wand_export.errors import BundleError
 from wand_export.graph.text.arrays import Arrays, int32, points, replacement, runs, trie
 from wand_export.host.normal import LETTER, MARK, NUMBER, SPACE, WORD
-from wand_export.host.pieces import SINGLE_WORD, STRIP_LEFT, STRIP_RIGHT, Tokenizer, code_points
+from wand_export.host.pieces import SINGLE_WORD, STEERS, STRIP_LEFT, STRIP_RIGHT, Tokenizer, code_points
 from wand_export.host.words import words
 from wand_export.spec.pieces import Pieces
 
@@ -118,7 +118,7 @@ def test_bytes_are_the_symbols_of_a_byte_level_model(tokenizer: Any) -> None:
     read = tokenizer(tables, alphabet="bytes")
     for text in ("aé", "中", "😀", "\ud83d"):
         expected = text.encode("utf-8", "replace") if text != "\ud83d" else "\ufffd".encode()
-        assert read.ids(text) == [byte % 60 for byte in expected]
+        assert read.encode(text) == [byte % 60 for byte in expected]
 
 
 def test_whole_pieces_come_before_merges(tokenizer: Any) -> None:
@@ -157,9 +157,26 @@ def test_capital_letters_come_before_added_tokens(tokenizer: Any) -> None:
 
 def test_characters_that_are_refused(tokenizer: Any) -> None:
     read = tokenizer(plain(), refused=[(0x4E00, 0x9FFF), (0x21, 0x21)])
-    assert read.ids("ab") == ids("ab")
-    with pytest.raises(ValueError, match=r"cannot say '中' \(character 2\)"):
-        read.ids("a 中!")
+    assert read.ids("ab") == ids("ab") and read.encode("a\0中") == ids("a")
+    for text in ("\na中!", "\na\0", "\na\ud83d"):
+        with pytest.raises(ValueError, match=r"cannot say '.+' \(line 2, column 2\)"):
+            read.ids(text)
+
+
+def test_control_tokens_may_stand_in_a_template_but_not_in_a_text(tokenizer: Any) -> None:
+    tables = {**plain(), **replacement("lowercase", {"X": "x", "É": "é"}), **replacement("case", {"b": "B", "ß": "SS"})}
+    tables |= added("added", {"<B>": STEERS, "<b>": STEERS, "<m>": 0, "<r>": STEERS | STRIP_RIGHT})
+    tables |= added("added_normal", {"<x>": STEERS})
+    read = tokenizer(tables, normalize=["lowercase"], case="upper", refused=[(0x21, 0x21)])
+    assert read.ids("<b>") == [50]
+
+    def odd(text: str) -> list[str]:
+        return [found.characters for found in read.unsayable(text)]
+
+    assert odd("a<b>c<m>d!<r> e") == ["<b>", "!", "<r> "]
+    assert odd("ßß<x>") == ["<x>"] and odd("aé<x>") == ["<x>"]
+    assert odd("Xa<x>b<m>") == ["Xa<x>b"], "its normal form differs: where the token stood is not known"
+    assert odd("<\0b>") == ["\0"] and odd("a <m>") == []
 
 
 @pytest.mark.parametrize(
@@ -381,16 +398,11 @@ def test_vectors(case: dict[str, Any], tmp_path: Path) -> None:
     file.write_bytes(base64.b64decode(case["tables"]))
     tokenizer = Tokenizer.load(file, Pieces.model_validate(case["words"]))
     halves = [b"".join(u.to_bytes(2, "little") for u in units) for units in VECTORS["halves"]]
-    texts = [
-        *case["texts"],
-        *zip((half.decode("utf-16-le", "surrogatepass") for half in halves), case["halves"], strict=True),
-    ]
+    for text, expected, odd in case["texts"]:
+        assert tokenizer.encode(text) == expected, text
+        assert [[found.index, found.index + len(found.characters)] for found in tokenizer.unsayable(text)] == odd, text
+    for half, expected in zip(halves, case["halves"], strict=True):
+        assert tokenizer.encode(half.decode("utf-16-le", "surrogatepass")) == expected
     for (unit, count), expected in zip(VECTORS["long"], case["long"], strict=True):
-        ids = tokenizer.ids((unit * count)[:count])
-        assert [len(ids), hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()] == expected
-    for text, expected in texts:
-        if expected is None:
-            with pytest.raises(ValueError, match="cannot say"):
-                tokenizer.ids(text)
-        else:
-            assert tokenizer.ids(text) == expected, text
+        found = tokenizer.encode((unit * count)[:count])
+        assert [len(found), hashlib.sha256(",".join(map(str, found)).encode()).hexdigest()] == expected

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from wand_export.errors import BundleError, InputError
-from wand_export.host.prompt import Tokenizer, first_position, load_text, prefix_rows, stretches
+from wand_export.host.prompt import first_position, load_text, prefix_rows, stretches
 
 COSYVOICE = [
     {"table": "speech", "ids": [0]},
@@ -94,9 +94,13 @@ def test_a_tokenizer_adds_no_special_tokens(make_bundle) -> None:
     assert load_text(make_bundle()).ids("ab c") == [97, 98, 32, 99]
 
 
-def test_a_missing_tokenizer_is_named(make_manifest, tmp_path) -> None:
-    with pytest.raises(BundleError, match=r"tokenizer\.json"):
-        Tokenizer.load(tmp_path / "tokenizer.json", make_manifest().text)
+def test_a_missing_tokenizer_is_named(make_bundle) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json: pieces: there are none"):
+        load_text(make_bundle(pieces=None))
+    bundle = make_bundle()
+    (bundle.path / "text" / "pieces.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"pieces\.safetensors"):
+        load_text(bundle)
 
 
 @pytest.mark.parametrize(
@@ -158,9 +162,9 @@ def test_latents_are_rows_already_and_take_no_positions(make_bundle) -> None:
         prefix_rows(bundle, {"text": [5]})
 
 
-def test_capital_letters_and_characters_that_are_refused(make_bundle, make_manifest) -> None:
-    text = make_manifest().text.model_dump() | {"uppercase": True, "unsupported": "[\u4e00-\u9fff]"}
-    encoder = load_text(make_bundle(text=text))
+def test_capital_letters_and_characters_that_are_refused(make_bundle) -> None:
+    pieces = make_bundle().manifest.pieces.model_dump() | {"case": "upper", "refused": [(0x4E00, 0x9FFF)]}
+    encoder = load_text(make_bundle(pieces=pieces))
     assert encoder.ids("aB") == [65, 66]
-    with pytest.raises(ValueError, match=r"'\u597d' \(character 2\)"):
+    with pytest.raises(ValueError, match=r"'\u597d' \(line 1, column 3\)"):
         encoder.ids("a \u597d")

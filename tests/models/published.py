@@ -180,8 +180,7 @@ def tokenizer_for(recipe: Recipe) -> tokenizers.Tokenizer:
     for token in [*re.findall(r"<\|\w+\|>", "".join(literals)), *recipe.stop.tokens]:
         named.setdefault(token, 1000 + len(named))
     vocabulary = {chr(i): i for i in range(0x300)} | named
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token="?"))
     tokenizer.add_special_tokens(list(named))
     return tokenizer
 
@@ -207,7 +206,7 @@ def write_qwen_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def write_sentencepiece(file: Path, kind: str = "unigram", **options: Any) -> None:
+def write_sentencepiece(file: Path, kind: str = "bpe", **options: Any) -> None:
     """A small SentencePiece model that was trained on a few capital words; options are its trainer's."""
     import sentencepiece
 

@@ -15,7 +15,7 @@ from tokenizers import Regex, normalizers
 
 from wand_export.graph.text import strings
 from wand_export.graph.text.arrays import CODE_POINTS, Arrays, replacement, runs, trie
-from wand_export.graph.text.compiler import compile_tokenizer
+from wand_export.graph.text.compiler import Reading, compile_tokenizer
 from wand_export.host.pieces import Tokenizer, code_points
 
 CJK = (0x4E00, 0x9FFF)
@@ -37,6 +37,7 @@ JUDGES = {
     ),
     "U+2581 at the beginning": lambda: with_tokens(normalized(characterwise("first"), normalizers.NFC())),
 }  # fmt: skip
+MARKUP = ["<t4>", "<a>b"]
 CAPITALS = "capitals between U+2581"
 REPLACED = ("case", "lowercase", "decompose", "replace")
 HALVES = [[0x61, 0xD83D], [0xDE00, 0x20, 0x62], [0xDE00, 0xD83D], [0xD83D, 0xD83D, 0xDE00, 0x0301]]
@@ -46,7 +47,7 @@ LONG = [("the law, 'tis 12 ", 10_000), ("e\u0323\u0302\ud55c", 10_000), (" ", 10
 
 
 def text_vectors() -> dict[str, Any]:
-    """Each case: words and tables (a safetensors file in base64), and [text, ids], ids null where it is refused.
+    """Each case: words and tables (a safetensors file in base64), and [text, ids, [first, end) of what is unsayable].
 
     Of the long texts, [number of ids, SHA-256 of the ids in decimal with commas between].
     """
@@ -59,7 +60,7 @@ def case(name: str, texts: list[str]) -> dict[str, Any]:
     """The tables of one tokenizer, which read all texts as `tokenizers` does."""
     judge = JUDGES[name]()
     capitals = name == CAPITALS
-    compiled = compile_tokenizer(Path(name), judge, capitals, [CJK] if capitals else None)
+    compiled = compile_tokenizer(Path(name), judge, Reading(capitals, [CJK] if capitals else [], MARKUP))
     long = [(unit * count)[:count] for unit, count in LONG]
     halves = [of_units(units) for units in HALVES]
     data = save(cut_down(compiled.tables, {c for text in [*texts, *long, "\ufffd"] for c in code_points(text)}))
@@ -68,27 +69,28 @@ def case(name: str, texts: list[str]) -> dict[str, Any]:
         file.write_bytes(data)
         tokenizer = Tokenizer.load(file, compiled.words)
 
-    def ids(text: str) -> list[int] | None:
-        if capitals and any(CJK[0] <= ord(c) <= CJK[1] for c in text):
-            return None
-        found, whole = tokenizer.ids(text), "".join(map(chr, code_points(text)))
+    def ids(text: str) -> list[int]:
+        found, whole = tokenizer.encode(text), "".join(map(chr, code_points(text)))
         wanted = judge.encode(whole.upper() if capitals else whole, add_special_tokens=False).ids
         assert found == wanted, f"{name}: {text!r}"
         return found
+
+    def odd(text: str) -> list[tuple[int, int]]:
+        return [(found.index, found.index + len(found.characters)) for found in tokenizer.unsayable(text)]
 
     return {
         "name": name,
         "words": compiled.words.model_dump(),
         "tables": base64.b64encode(data).decode(),
-        "texts": [[text, ids(text)] for text in texts],
+        "texts": [[text, ids(text), odd(text)] for text in texts],
         "halves": [ids(text) for text in halves],
         "long": [digest(ids(text)) for text in long],
     }
 
 
-def digest(ids: list[int] | None) -> list[Any] | None:
+def digest(ids: list[int]) -> list[Any]:
     """How many ids there are, and their hash."""
-    return None if ids is None else [len(ids), hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()]
+    return [len(ids), hashlib.sha256(",".join(map(str, ids)).encode()).hexdigest()]
 
 
 def of_units(units: list[int]) -> str:

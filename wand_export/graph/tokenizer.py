@@ -1,15 +1,26 @@
-"""The tokenizer of a checkpoint as one tokenizer.json, and a recipe's strings as its ids."""
+"""The tokenizer of a checkpoint as tables that hosts read, and a recipe's strings as its ids."""
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import tokenizers
 
 from wand_export.errors import CheckpointError, InputError
 from wand_export.graph.checkpoint import Checkpoint
-from wand_export.graph.text.sentence_piece import SUFFIX, read_model
-from wand_export.host.prompt import TOKENIZER_FILE
+from wand_export.graph.text import strings
+from wand_export.graph.text.arrays import CODE_POINTS
+from wand_export.graph.text.characters import CHARACTERS
+from wand_export.graph.text.compare import Judge, compare
+from wand_export.graph.text.compiler import Compiled, Reading, compile_tokenizer
+from wand_export.graph.text.sentence_piece import SUFFIX, compile_model, judge_of, read_model
+from wand_export.host.prompt import PIECES_FILE
 from wand_export.spec.recipe import PrefixPart, Recipe
 from wand_export.spec.schema import read_text
+
+TOKENIZER_FILE = "tokenizer.json"
+COMPARED_PIECES, COMPARED_TEXTS, LONGEST_TEXT = 2000, 3000, 2000
+"""How many of the vocabulary and of random texts tables are compared on, and the size of the longest."""
 
 
 def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
@@ -41,6 +52,45 @@ def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
     return tokenizer
 
 
+def compile_text(source: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Compiled:
+    """The tokenizer that load_tokenizer() gave, as a bundle holds it.
+
+    Raises CheckpointError for what no host knows, and for a text of thousands that would be read otherwise.
+    """
+    text = source.recipe.text
+    file = source.find(text.files[0])
+    reading = Reading(text.uppercase, _ranges(text.unsupported), text.markup)
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.no_truncation()
+    if file.suffix == SUFFIX:
+        compiled, judge = compile_model(file, tokenizer, reading), judge_of(file)
+    else:
+        compiled, judge = compile_tokenizer(file, tokenizer, reading), _judge(tokenizer)
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    texts = [
+        text.sample,
+        *strings.ODD,
+        *strings.vocabulary_texts(list(tokenizer.get_vocab()), COMPARED_PIECES),
+        *strings.random_texts(COMPARED_TEXTS, added),
+        *strings.long_texts(LONGEST_TEXT),
+    ]
+    compare(file, compiled.tokenizer(), lambda t: judge(t.upper() if text.uppercase else t), texts)
+    return compiled
+
+
+def _judge(tokenizer: tokenizers.Tokenizer) -> Judge:
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _ranges(pattern: str | None) -> list[tuple[int, int]]:
+    """The [first, last] code points that a regular expression of single characters matches."""
+    matches = re.compile(pattern or "(?!)").fullmatch
+    points = [ord(character) for character in CHARACTERS if matches(character)]
+    starts = [point for before, point in pairwise([-2, *points]) if point > before + 1]
+    ends = [point for point, behind in pairwise([*points, CODE_POINTS + 1]) if behind > point + 1]
+    return list(zip(starts, ends, strict=True))
+
+
 def _read(file: Path) -> tokenizers.Tokenizer:
     if file.name == TOKENIZER_FILE:
         return tokenizers.Tokenizer.from_str(read_text(file))
@@ -52,7 +102,9 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 
 
 def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
-    """The recipe as a bundle holds it: with the ids of its literals and of its stop tokens, and one tokenizer.json.
+    """The recipe as a bundle holds it: with the ids of its literals and of its stop tokens.
+
+    What its tokenizer is told beside is in the tables and the manifest's `pieces`.
 
     Without a tokenizer, which only random weights may lack, literals and stop tokens are left out.
     """
@@ -70,7 +122,8 @@ def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
     stop = recipe.stop.model_copy(update={"ids": [*recipe.stop.ids, *stops], "tokens": []})
     text = recipe.text
     if text.kind == "tokenizer":
-        text = text.model_copy(update={"files": [TOKENIZER_FILE], "added_tokens": [], "tokens": {}})
+        said = {"added_tokens": [], "tokens": {}, "uppercase": False, "unsupported": None, "markup": []}
+        text = text.model_copy(update={"files": [PIECES_FILE], **said})
     return recipe.model_copy(update={"prefix": prefix, "stop": stop, "text": text})
 
 

@@ -7,12 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from wand_export.host.normal import KIND, MARK, SPACE, WORD, Normalizer
+from wand_export.host.sentences import CONTROL, Unsayable, located, sentences
 from wand_export.host.tables import Replacement, Runs, Tables, Trie, find
 from wand_export.host.words import words
 from wand_export.spec.pieces import Pieces
 
-STRIP_LEFT, STRIP_RIGHT, SINGLE_WORD = 1, 2, 4
-"""Flags of an added token: it takes the white space on that side along, or counts only where it stands alone."""
+STRIP_LEFT, STRIP_RIGHT, SINGLE_WORD, STEERS = 1, 2, 4, 8
+"""Flags of an added token: it takes the white space on that side along, counts only where it stands alone, or steers
+the model, so that nobody may type it into a text."""
 REPLACEMENT_CHARACTER = 0xFFFD
 LARGEST_ID = 2**31 - 1
 
@@ -36,12 +38,25 @@ class Tokenizer:
         return cls(Tables(file), pieces)
 
     def ids(self, text: str) -> list[int]:
-        """Token ids, without those of a template: the prefix program names those that are wanted.
+        """Token ids of a text that may hold control tokens by their strings, as a template does.
 
         Raises ValueError for a character that the family cannot say.
         """
+        if odd := located(text, self._odd(text)):
+            raise ValueError(f"cannot say {odd[0]}")
+        return self.encode(text)
+
+    def sentences(self, text: str) -> list[str]:
+        """The sentences of a text of any script."""
+        return sentences(text)
+
+    def unsayable(self, text: str) -> list[Unsayable]:
+        """Controls, characters that the family refuses, and strings that would be read as control tokens."""
+        return located(text, sorted([*self._odd(text), *self._controls(text)]))
+
+    def encode(self, text: str) -> list[int]:
+        """Token ids of any text, without those of a template: the prefix program names those that are wanted."""
         points = code_points(text)
-        self._refuse(points)
         if self._case is not None:
             points = self._case.apply(points)
         ids: list[int] = []
@@ -56,11 +71,34 @@ class Tokenizer:
                     self._encode(inner.text, outer.start == 0 and inner.start == 0, ids)
         return ids
 
-    def _refuse(self, points: list[int]) -> None:
-        for first, last in self._pieces.refused:
-            for at, point in enumerate(points):
-                if first <= point <= last:
-                    raise ValueError(f"cannot say {chr(point)!r} (character {at})")
+    def _odd(self, text: str) -> list[tuple[int, int]]:
+        """[first, end) of each control character, and of each that the family refuses."""
+        refused = self._pieces.refused
+        return [
+            (at, at + 1)
+            for at, character in enumerate(text)
+            if character in CONTROL or any(first <= ord(character) <= last for first, last in refused)
+        ]
+
+    def _controls(self, text: str) -> list[tuple[int, int]]:
+        """[first, end) of each string that is a control token; of a stretch whose normal form holds one, all of it."""
+        found: list[tuple[int, int]] = []
+        points = [self._capital(32 if character in CONTROL else ord(character)) for character in text]
+        for outer in self._added.cut(points):
+            if outer.control:
+                found.append((outer.start, outer.end))
+            normal = self._normalizer.apply(outer.text)
+            for inner in self._added_normal.cut(normal):
+                if inner.control and normal == outer.text:
+                    found.append((outer.start + inner.start, outer.start + inner.end))
+                elif inner.control:
+                    found.append((outer.start, outer.end))
+        return found
+
+    def _capital(self, point: int) -> int:
+        """A code point in its case, if that is one code point."""
+        changed = [point] if self._case is None else self._case.apply([point])
+        return changed[0] if len(changed) == 1 else point
 
     def _encode(self, text: list[int], first: bool, ids: list[int]) -> None:
         """Append the ids of a stretch without added tokens; first: whether the text begins with it."""
@@ -78,11 +116,13 @@ class Tokenizer:
 
 @dataclass(frozen=True)
 class Stretch:
-    """A piece of a text: an added token's id, or code points that hold none; start: its place in the text."""
+    """A text from `start` to before `end`: an added token's id, or code points that hold none."""
 
     start: int
+    end: int
     text: list[int]
     token: int | None = None
+    control: bool = False
 
 
 class AddedTokens:
@@ -115,11 +155,11 @@ class AddedTokens:
             while flags & STRIP_RIGHT and self._has(KIND, SPACE, text, high):
                 high += 1
             if start < low:
-                yield Stretch(start, text[start:low])
-            yield Stretch(low, [], self._ids[token])
+                yield Stretch(start, low, text[start:low])
+            yield Stretch(low, high, [], self._ids[token], bool(flags & STEERS))
             start = high
         if start < len(text):
-            yield Stretch(start, text[start:])
+            yield Stretch(start, len(text), text[start:])
 
     def _has(self, bits: int, value: int, text: list[int], at: int) -> bool:
         """Whether there is a character at a place, and its class has these bits."""

@@ -4,6 +4,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from wand_export.spec.pieces import Pieces
 from wand_export.spec.recipe import AudioGraph, Licence, PrefixPart, Sampler, Stop, Text
 from wand_export.spec.schema import Schema
 from wand_export.spec.target import Precisions, Runtime, Thresholds
@@ -167,7 +168,8 @@ class Artifact(Schema):
 class Manifest(Schema):
     """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS.
 
-    voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; a part of the
+    voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; pieces: how a
+    tokenizer's tables are read, null for a lexicon and where no text can be read; a part of the
     prefix holds no literal any more.
     """
 
@@ -189,6 +191,7 @@ class Manifest(Schema):
     stop: Stop
     sampler: Sampler
     text: Text
+    pieces: Pieces | None = None
     audio: Audio
     artifacts: dict[str, Artifact]
     not_run: list[str]

@@ -17,7 +17,7 @@ def compare(file: Path, tokenizer: Tokenizer, judge: Judge, texts: Iterable[str]
     """
     count = 0
     for text in texts:
-        found, wanted = tokenizer.ids(text), judge(text)
+        found, wanted = tokenizer.encode(text), judge(text)
         if found != wanted:
             at = next((i for i, (a, b) in enumerate(zip(found, wanted, strict=False)) if a != b), 0)
             ids = f"{found[at : at + 8]}, not {wanted[at : at + 8]}"

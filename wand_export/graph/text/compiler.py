@@ -6,20 +6,23 @@ It is compiled from what `tokenizers` itself writes of a tokenizer, which spells
 import base64
 import json
 import struct
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 import tokenizers
+from safetensors.numpy import save_file
 from tokenizers import models
 
 from wand_export.errors import CheckpointError
 from wand_export.graph.text.arrays import Arrays, int32, points, replacement, trie
 from wand_export.graph.text.characters import tables_of, uppercase
 from wand_export.host.normal import MARK
-from wand_export.host.pieces import SINGLE_WORD, STRIP_LEFT, STRIP_RIGHT
+from wand_export.host.pieces import SINGLE_WORD, STEERS, STRIP_LEFT, STRIP_RIGHT, Tokenizer
+from wand_export.host.sentences import trimmed
 from wand_export.host.tables import LONGEST_REPLACEMENT
 from wand_export.spec.pieces import Pieces
 
@@ -44,34 +47,51 @@ class Compiled:
     tables: Arrays
     words: Pieces
 
+    def save(self, file: Path) -> None:
+        """Write the tables."""
+        save_file(self.tables, file)
 
-def compile_tokenizer(
-    file: Path, tokenizer: tokenizers.Tokenizer, capitals: bool = False, refused: list[tuple[int, int]] | None = None
-) -> Compiled:
+    def tokenizer(self) -> Tokenizer:
+        """What a host makes of the tables as they are written."""
+        with TemporaryDirectory() as folder:
+            file = Path(folder) / "pieces.safetensors"
+            self.save(file)
+            return Tokenizer.load(file, self.words)
+
+
+@dataclass(frozen=True)
+class Reading:
+    """What a recipe adds to a tokenizer: text is read in capital letters; [first, last] code points that are refused;
+    added tokens that a text may hold."""
+
+    capitals: bool = False
+    refused: Sequence[tuple[int, int]] = ()
+    markup: Sequence[str] = ()
+
+
+def compile_tokenizer(file: Path, tokenizer: tokenizers.Tokenizer, reading: Reading | None = None) -> Compiled:
     """Compile a tokenizer that was read from a file.
 
-    capitals: text is read in capital letters; refused: [first, last] code points that are not read. Raises
-    CheckpointError naming the file and the first thing that hosts do not know.
+    Raises CheckpointError naming the file and the first thing that hosts do not know.
     """
     normalizer = tokenizer.normalizer
     normalize = normalizer.normalize_str if normalizer is not None else str
-    return compile_spec(file, json.loads(tokenizer.to_str()), normalize, capitals, refused)
+    return compile_spec(file, json.loads(tokenizer.to_str()), normalize, reading or Reading())
 
 
 def compile_spec(
     file: Path,
     spec: Spec,
     normalize: Callable[[str], str],
-    capitals: bool = False,
-    refused: list[tuple[int, int]] | None = None,
+    reading: Reading,
     whole: frozenset[str] = frozenset(),
 ) -> Compiled:
     """Compile the parts of a tokenizer.json; normalize: its normalizer. `whole` are pieces that are never taken apart.
 
     Raises CheckpointError.
     """
-    draft = _Draft(file, dict(tables_of("classes")), {"refused": refused or []})
-    if capitals:
+    draft = _Draft(file, dict(tables_of("classes")), {"refused": list(reading.refused)})
+    if reading.capitals:
         draft.tables.update(uppercase())
         draft.words["case"] = "upper"
     draft.words["normalize"] = []
@@ -79,7 +99,7 @@ def compile_spec(
         _add_step(draft, part, whole)
     _add_split(draft, list(_parts(spec["pre_tokenizer"], "pretokenizers")))
     _add_model(draft, spec["model"], whole)
-    _add_tokens(draft, spec["added_tokens"], normalize)
+    _add_tokens(draft, spec["added_tokens"], normalize, reading.markup)
     return Compiled(draft.tables, Pieces.model_validate(draft.words))
 
 
@@ -247,7 +267,7 @@ def _unmade(model: Spec, in_bytes: bool) -> dict[tuple[int, ...], int]:
     return found
 
 
-def _add_tokens(draft: _Draft, tokens: list[Spec], normalize: Callable[[str], str]) -> None:
+def _add_tokens(draft: _Draft, tokens: list[Spec], normalize: Callable[[str], str], markup: Sequence[str]) -> None:
     """Added tokens before and behind the normalizer; those of the second kind are found in their normal form."""
     for name, normalized in ("added", False), ("added_normal", True):
         found: dict[str, Spec] = {}
@@ -260,11 +280,13 @@ def _add_tokens(draft: _Draft, tokens: list[Spec], normalize: Callable[[str], st
         if found:
             draft.tables.update(trie(name, {points(content): n for n, content in enumerate(found)}))
             draft.tables[f"{name}.id"] = int32([token["id"] for token in found.values()])
-            draft.tables[f"{name}.flags"] = np.array([_flags(token) for token in found.values()], np.uint8)
+            draft.tables[f"{name}.flags"] = np.array([_flags(token, markup) for token in found.values()], np.uint8)
 
 
-def _flags(token: Spec) -> int:
-    return STRIP_LEFT * token["lstrip"] | STRIP_RIGHT * token["rstrip"] | SINGLE_WORD * token["single_word"]
+def _flags(token: Spec, markup: Sequence[str]) -> int:
+    """Of the tokens that are no markup only mere characters and spaces may stand in a text."""
+    flags = STRIP_LEFT * token["lstrip"] | STRIP_RIGHT * token["rstrip"] | SINGLE_WORD * token["single_word"]
+    return flags | STEERS * (len(trimmed(token["content"])) > 1 and token["content"] not in markup)
 
 
 def _shown(part: Spec) -> str:

@@ -12,28 +12,25 @@ import tokenizers
 from tokenizers import models, normalizers, pre_tokenizers
 
 from wand_export.graph.text.compare import Judge
-from wand_export.graph.text.compiler import SPACE_MARK, TRIM, Compiled, compile_spec
+from wand_export.graph.text.compiler import SPACE_MARK, TRIM, Compiled, Reading, compile_spec
 
 SUFFIX = ".model"
-UNIGRAM, BPE = 1, 2
+BPE = 2
 """model_type of a SentencePiece model."""
 
 
 def read_model(file: Path) -> tokenizers.Tokenizer:
-    """A SentencePiece model, unigram or BPE, as `tokenizers` has it. Raises ValueError for another kind."""
+    """A SentencePiece model as `tokenizers` has it. Raises ValueError for another kind than BPE."""
     from transformers.convert_slow_tokenizer import generate_merges
 
     proto = _proto(file)
     trainer, pieces = proto.trainer_spec, [(piece.piece, piece.score) for piece in proto.pieces]
     vocabulary = {piece: i for i, (piece, _) in enumerate(pieces)}
-    if trainer.model_type == UNIGRAM:
-        model: models.Model = models.Unigram(pieces, trainer.unk_id, trainer.byte_fallback)
-    elif trainer.model_type == BPE:
-        merges = generate_merges(vocabulary, dict(pieces))
-        unknown = pieces[trainer.unk_id][0]
-        model = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback)
-    else:
-        raise ValueError(f"SentencePiece model type {trainer.model_type} is neither unigram nor BPE")
+    if trainer.model_type != BPE:
+        raise ValueError(f"SentencePiece model type {trainer.model_type} is not BPE ({BPE}): no host knows it")
+    merges = generate_merges(vocabulary, dict(pieces))
+    unknown = pieces[trainer.unk_id][0]
+    model = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback)
     tokenizer = tokenizers.Tokenizer(model)
     charsmap = proto.normalizer_spec.precompiled_charsmap
     spaces = [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
@@ -45,9 +42,7 @@ def read_model(file: Path) -> tokenizers.Tokenizer:
     return tokenizer
 
 
-def compile_model(
-    file: Path, tokenizer: tokenizers.Tokenizer, capitals: bool = False, refused: list[tuple[int, int]] | None = None
-) -> Compiled:
+def compile_model(file: Path, tokenizer: tokenizers.Tokenizer, reading: Reading | None = None) -> Compiled:
     """Compile a model that read_model() read, with the tokens that were added to it since.
 
     User-defined pieces are symbols that are never taken apart; control pieces are not found in text. Raises
@@ -60,7 +55,7 @@ def compile_model(
             step["type"] = TRIM
     spec["added_tokens"] = [token for token in spec["added_tokens"] if token["id"] >= len(proto.pieces)]
     whole = frozenset(piece.piece for piece in proto.pieces if piece.type == piece.USER_DEFINED)
-    return compile_spec(file, spec, str, capitals, refused, whole)
+    return compile_spec(file, spec, str, reading or Reading(), whole)
 
 
 def judge_of(file: Path) -> Judge:
