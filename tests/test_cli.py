@@ -195,6 +195,37 @@ def test_speak_writes_out_wav_unless_only_tokens_are_wanted(
     verb.options["progress"](0.5, 0.25)
 
 
+@pytest.mark.parametrize(
+    ("data", "words"),
+    [
+        ("Hello.".encode("utf-16"), "is UTF-16 (save it as UTF-8)"),
+        ("Hello.".encode("utf-16-be"), "a NUL character in line 1"),
+        (b"a\nb\0c", "a NUL character in line 2"),
+        (b"a\n\n\xe9t\xe9", "line 3 is not UTF-8"),
+    ],
+)
+def test_text_files_that_are_not_utf8_are_told(
+    verb: Verb, capsys: Any, tmp_path: Path, data: bytes, words: str
+) -> None:
+    file = tmp_path / "text.txt"
+    file.write_bytes(data)
+    assert main(["speak", "b", "--file", str(file)]) == 2
+    assert words in capsys.readouterr().err
+
+
+def test_a_byte_order_mark_is_no_part_of_a_text(verb: Verb, tmp_path: Path) -> None:
+    (tmp_path / "text.txt").write_bytes(b"\xef\xbb\xbfHello.\r\nYou.\r")
+    assert main(["speak", "b", "--file", str(tmp_path / "text.txt")]) == 0
+    assert verb.args[1] == "Hello.\r\nYou.\r"
+
+
+def test_sampling_and_what_cannot_be_said_are_options_of_speak(verb: Verb) -> None:
+    words = "--temperature 0.3 --top-k 5 --top-p 0.9 --repetition-penalty 1.2 --skip-unsayable"
+    assert main(["speak", "b", "Hello.", *words.split()]) == 0
+    wanted = {"temperature": 0.3, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.2, "skip_unsayable": True}
+    assert wanted.items() <= verb.options.items()
+
+
 def test_speak_reads_a_file_as_utf8(verb: Verb, capsys: Any, tmp_path: Path) -> None:
     file = tmp_path / "text.txt"
     file.write_bytes("Schön.".encode())

@@ -1,10 +1,14 @@
 """The prefix program: order, positions, and what it refuses."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
+import tokenizers
 
 from wand_export.errors import BundleError, InputError
-from wand_export.host.prompt import first_position, load_text, prefix_rows, stretches
+from wand_export.graph.text.compiler import Reading, compile_tokenizer
+from wand_export.host.prompt import PrefixOverflow, first_position, load_text, prefix_rows, stretches
 
 COSYVOICE = [
     {"table": "speech", "ids": [0]},
@@ -59,7 +63,7 @@ def test_generated_tokens_continue_a_prefix_that_ends_in_speech(make_manifest) -
 def test_a_prefix_beyond_capacity_names_both_numbers(make_manifest) -> None:
     manifest = make_manifest()
     assert sum(len(ids) for _, ids in stretches(manifest, {"text": [1] * 11})) == 12
-    with pytest.raises(InputError, match=r"13 tokens \(12 fit"):
+    with pytest.raises(PrefixOverflow, match=r"13 tokens \(12 fit.*--prefix 13"):
         stretches(manifest, {"text": [1] * 12})
 
 
@@ -81,8 +85,10 @@ def test_ids_outside_their_table_are_refused(make_bundle, token) -> None:
 
 
 def test_positions_outside_their_table_are_refused(make_bundle) -> None:
-    with pytest.raises(InputError, match=r"id 8 .*text_positions"):
-        prefix_rows(make_bundle(prefix=INDEX_TTS, tables=LEARNED), {"text": [5] * 7})
+    bundle = make_bundle(prefix=INDEX_TTS, tables=LEARNED)
+    assert len(prefix_rows(bundle, {"text": [5] * 6})) == 9
+    with pytest.raises(PrefixOverflow, match=r"9 tokens \(8 fit.*learned"):
+        prefix_rows(bundle, {"text": [5] * 7})
 
 
 def test_the_manifest_is_left_alone(make_manifest) -> None:
@@ -166,5 +172,21 @@ def test_capital_letters_and_characters_that_are_refused(make_bundle) -> None:
     pieces = make_bundle().manifest.pieces.model_dump() | {"case": "upper", "refused": [(0x4E00, 0x9FFF)]}
     encoder = load_text(make_bundle(pieces=pieces))
     assert encoder.ids("aB") == [65, 66]
+    assert [odd.characters for odd in encoder.unsayable("a \u597d\x00b")] == ["\u597d", "\x00"]
     with pytest.raises(ValueError, match=r"'\u597d' \(line 1, column 3\)"):
         encoder.ids("a \u597d")
+
+
+def test_control_tokens_in_a_text_are_found_and_those_of_a_template_read() -> None:
+    """Special or not, in capital letters or not; markup that the family speaks, and spaces, are text."""
+    judge = tokenizers.Tokenizer(tokenizers.models.BPE({c: ord(c) for c in map(chr, range(128))}, []))
+    judge.add_special_tokens(["<|END|>", "[laughs]"])
+    judge.add_tokens(["<s_0>", "  "])
+    encoder = compile_tokenizer(Path("tokenizer.json"), judge, Reading(markup=["[laughs]"])).tokenizer()
+    odd = encoder.unsayable("a <|END|>\nb  [laughs]\ud800<s_0><|END|")
+    assert [(one.characters, one.line, one.column) for one in odd] == [
+        ("<|END|>", 1, 3), ("\ud800", 2, 12), ("<s_0>", 2, 13),
+    ]  # fmt: skip
+    assert encoder.ids("<|END|>a") == [128, 97]
+    capital = compile_tokenizer(Path("tokenizer.json"), judge, Reading(capitals=True)).tokenizer()
+    assert [one.characters for one in capital.unsayable("straße <|end|>")] == ["<|end|>"]

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 
 from wand_export.host.sampling import Sampler, SplitMix64, StopRule, mix, noise
 from wand_export.spec.recipe import Sampler as Settings
@@ -132,6 +133,39 @@ def test_a_repeated_pick_is_drawn_again_from_all_that_is_left() -> None:
 def test_a_head_of_one_row_repeats() -> None:
     sampler = Sampler(Settings(repeat_window=3), 0)
     assert sampler.pick(np.ones(1, np.float32), np.array([7]), set(), [7]) == 7
+
+
+EDGES = [
+    {"temperature": 0}, {"temperature": 0.001}, {"temperature": 100}, {"top_p": 1e-300}, {"top_k": 10**18},
+    {"min_p": 0.999}, {"repetition_penalty": 0.001}, {"repetition_penalty": 1000},
+    {"temperature": 0.001, "repetition_penalty": 0.001},
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("edge", EDGES, ids=str)
+@pytest.mark.filterwarnings("error")
+def test_the_edges_of_every_setting_pick_by_numbers(edge: dict[str, float]) -> None:
+    """The largest logits that float32 has, as said before and not: no infinity, and the impossible is not picked."""
+    largest = float(np.finfo(np.float32).max)
+    logits = np.array([largest, -largest, 0, largest / 2], np.float32)
+    sampler = Sampler(Settings(**edge), 0)
+    for recent in ([], [10], [20], [10, 20, 40]):
+        assert sampler.pick(logits, IDS, set(), recent) in (10, 40)
+
+
+@pytest.mark.parametrize(
+    "beyond",
+    [
+        {"temperature": 1e-310}, {"temperature": 1e-8}, {"temperature": float("inf")}, {"temperature": 1e308},
+        {"temperature": float("nan")}, {"temperature": -1}, {"top_p": 0}, {"top_p": float("nan")}, {"top_p": 1.1},
+        {"min_p": float("nan")}, {"min_p": 1}, {"repetition_penalty": 0}, {"repetition_penalty": float("inf")},
+        {"repetition_penalty": float("nan")}, {"repetition_penalty": 1e308}, {"top_k": -1}, {"top_k": 1.5},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_settings_beyond_what_can_be_computed_are_refused(beyond: dict[str, float]) -> None:
+    with pytest.raises(ValidationError):
+        Settings(**beyond)
 
 
 def test_inputs_are_left_alone() -> None:

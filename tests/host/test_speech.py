@@ -11,7 +11,9 @@ from wand_export.errors import BundleError, InputError, WandError
 from wand_export.host.sampling import noise
 from wand_export.host.session import StepOutput
 from wand_export.host.speech import Speaker, tokens
+from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
+from wand_export.spec.voice import VoiceFile
 
 NO_STOP = 10**9
 
@@ -145,10 +147,39 @@ def test_samples_come_before_the_sentence_ends(make_bundle, make_session, audio_
     assert session.position == session.prefix_len + 4
 
 
-def test_a_sentence_that_does_not_fit_is_refused_before_anything_is_spoken(make_bundle, make_session) -> None:
+def said(plan):
+    return ["".join(map(chr, inputs["text"])) for inputs in plan]
+
+
+def test_a_sentence_that_does_not_fit_is_spoken_in_parts(make_bundle, make_session) -> None:
+    """Twelve tokens fit, one of which is the recipe's own."""
     speaker = Speaker(make_bundle(), make_session(make_bundle().manifest), None)
-    with pytest.raises(InputError, match=r"'A sentence too long\.'.* 21 tokens \(12 fit"):
-        speaker.plan("Short. A sentence too long.")
+    assert said(speaker.plan("Short. A sentence too long.")) == ["Short.", "A sentence", "too long."]
+    assert said(speaker.plan("One, two and three")) == ["One, two", "and three"]
+    assert said(speaker.plan("Unpronounceable")) == ["Unprono", "unceable"]
+
+
+@pytest.mark.parametrize("text", ["word " * 2000, "x" * 5000, "a, " * 2000, "One. " * 1000, "a" * 30 + " b" * 30])
+def test_any_length_of_text_fits_in_parts_and_none_of_it_is_lost(make_bundle, make_session, text) -> None:
+    parts = said(Speaker(make_bundle(), make_session(make_bundle().manifest), None).plan(text))
+    assert max(map(len, parts)) <= 11
+    assert "".join("".join(parts).split()) == "".join(text.split())
+
+
+def test_a_voices_prompt_counts(make_bundle, make_session) -> None:
+    prompt = {"table": "speech", "input": "prompt_tokens"}
+    bundle = make_bundle(prefix=[*make_bundle().manifest.model_dump()["prefix"], prompt])
+
+    def plan(tokens):
+        voice = Voice("v", VoiceFile(schema_version=1, prompt_tokens=tokens), {})
+        return said(Speaker(bundle, make_session(bundle.manifest), None, voice).plan("Unpronounceable"))
+
+    assert max(map(len, plan([1] * 8))) <= 3
+    assert plan([1] * 10) == list("Unpronounceable")
+    with pytest.raises(
+        InputError, match=r"'U': a prefix of 13 tokens \(12 fit; shorten the text or the voice's prompt"
+    ):
+        plan([1] * 11)
 
 
 def test_a_text_without_sentences_is_refused(make_bundle, make_session) -> None:
@@ -162,9 +193,16 @@ def test_what_cannot_be_said_is_named(make_bundle, make_session) -> None:
     def refuse(text):
         raise ValueError("cannot say it")
 
-    speaker.text = type("Refusing", (), {"sentences": lambda self, text: [text], "ids": staticmethod(refuse)})()
+    encoder = {"sentences": lambda self, text: [text], "ids": staticmethod(refuse), "unsayable": lambda self, text: []}
+    speaker.text = type("Refusing", (), encoder)()
     with pytest.raises(InputError, match="'Ab': cannot say it"):
         speaker.plan("Ab")
+
+
+def test_what_cannot_be_said_is_refused_with_its_place_and_the_option(make_bundle, make_session) -> None:
+    speaker = Speaker(make_bundle(), make_session(make_bundle().manifest), None)
+    with pytest.raises(InputError, match=r"cannot say '\\x00' \(line 2, column 3\).*--skip-unsayable"):
+        speaker.plan("Ab.\nC \x00 \x01")
 
 
 @pytest.fixture
@@ -231,6 +269,48 @@ def test_speak_refuses_a_voice_and_nothing_to_write(opened, tmp_path) -> None:
 def test_speak_leaves_nothing_behind_when_it_fails(opened, tmp_path) -> None:
     bundle = opened()
     before = os.listdir(tmp_path)
-    with pytest.raises(InputError, match=r"12 fit"):
-        speak(bundle.path, "Ab. A sentence too long.", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
+    with pytest.raises(InputError, match="cannot say"):
+        speak(bundle.path, "Ab. Not \x07.", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
     assert os.listdir(tmp_path) == before
+
+
+def test_speak_leaves_out_what_cannot_be_said_and_says_so(opened, tmp_path) -> None:
+    bundle = opened()
+    plain = speak(bundle.path, "Ab. Cd.", None, tokens_out=tmp_path / "a.npy")
+    assert plain["skipped_count"] == 0 and plain["skipped"] == []
+    text = "A\x07b." + "\x07" * 30 + "\n\ud800Cd."
+    odd = speak(bundle.path, text, None, tokens_out=tmp_path / "b.npy", skip_unsayable=True)
+    assert np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+    assert odd["skipped_count"] == 32 and len(odd["skipped"]) == 20
+    assert odd["skipped"][0] == {"character": "\x07", "code_point": "U+0007", "line": 1, "column": 2}
+    alone = speak(bundle.path, "\ud800Cd.", None, tokens_out=tmp_path / "c.npy", skip_unsayable=True)
+    assert alone["skipped"] == [{"character": "?", "code_point": "U+D800", "line": 1, "column": 1}]
+    with pytest.raises(InputError, match="nothing to say"):
+        speak(bundle.path, "\x07 .", None, tokens_out=tmp_path / "d.npy", skip_unsayable=True)
+
+
+def test_speak_samples_as_it_is_told_and_records_it(opened, tmp_path) -> None:
+    bundle = opened(sampler={"temperature": 3.0, "top_k": 7})
+    given = {"temperature": 0.0, "top_k": 3, "top_p": 0.5, "repetition_penalty": 1.5}
+    told = speak(bundle.path, "Ab.", None, tokens_out=tmp_path / "a.npy")
+    assert told["sampler"] == Settings(temperature=3.0, top_k=7).model_dump()
+    greedy = speak(bundle.path, "Ab.", None, tokens_out=tmp_path / "b.npy", **given)
+    assert greedy["sampler"] == Settings(**given).model_dump()
+    assert not np.array_equal(np.load(tmp_path / "a.npy"), np.load(tmp_path / "b.npy"))
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"temperature": -1.0}, "--temperature: -1.0"),
+        ({"temperature": 1e-310}, "--temperature: 1e-310 .*0, which picks the largest logit, or at least 0.001"),
+        ({"temperature": float("nan")}, "--temperature: nan"),
+        ({"top_p": 0.0}, "--top-p: 0.0"),
+        ({"top_k": -1}, "--top-k: -1"),
+        ({"repetition_penalty": float("inf")}, "--repetition-penalty: inf"),
+    ],
+)
+def test_sampling_out_of_range_names_the_option(opened, tmp_path, given, words) -> None:
+    bundle = opened()
+    with pytest.raises(InputError, match=words):
+        speak(bundle.path, "Ab.", None, tokens_out=tmp_path / "a.npy", **given)

@@ -19,6 +19,8 @@ from wand_export.commands.inspect import inspect
 from wand_export.commands.speak import speak
 from wand_export.errors import BundleError, InputError
 from wand_export.host.bundle import load_bundle
+from wand_export.host.voices import load_voice
+from wand_export.spec.voice import is_folder_name
 
 RNG = np.random.default_rng(0)
 
@@ -115,6 +117,16 @@ def test_a_voice_that_is_not_there(spark: Path, tmp_path: Path) -> None:
         ({"globals": GLOBALS, "colour": "red"}, "colour"),
         ({"globals": GLOBALS, "mode": "controllable"}, "mode 'controllable': the model first generates"),
         ({"globals": GLOBALS, "mode": "whisper"}, "knows no such mode"),
+        ({"globals": [*GLOBALS[:31], 1.0]}, r"globals\.31: .*integer"),
+        ({"globals": [*GLOBALS[:31], True]}, r"globals\.31: .*integer"),
+        ({"globals": GLOBALS, "prompt_text": " \u200b", "prompt_tokens": [1]}, "prompt_text is empty"),
+        ({"globals": GLOBALS, "prompt_text": "So."}, "prompt_text without prompt_tokens"),
+        ({"globals": GLOBALS, "prompt_tokens": [1]}, "prompt_tokens without prompt_text"),
+        ({"globals": GLOBALS, "prompt_text": "a\x00", "prompt_tokens": [1]}, r"prompt_text: cannot say '\\x00'"),
+        (
+            {"globals": GLOBALS, "prompt_text": "So.", "prompt_tokens": [1] * 400},
+            r"leaves \d+ of 472 prefix .*--prefix \d+",
+        ),
     ],
 )
 def test_voices_that_do_not_fit(spark: Path, tmp_path: Path, about: dict[str, object], words: str) -> None:
@@ -127,6 +139,75 @@ def test_voices_that_do_not_fit(spark: Path, tmp_path: Path, about: dict[str, ob
 def spark_plan(spark: Path, **options: object) -> None:
     checkpoint = spark / "checkpoint"
     export(checkpoint, spark / "none", ["onnx-fp32"], recipe="spark_tts", window=8, dry_run=True, **options)  # type: ignore[arg-type]
+
+
+def test_a_prompt_may_begin_with_a_byte_order_mark(spark: Path, tmp_path: Path) -> None:
+    voice = write_voice(tmp_path / "v", globals=GLOBALS)
+    about = (voice / "voice.json").read_bytes()
+    (voice / "voice.json").write_bytes(b"\xef\xbb\xbf" + about)
+    spark_plan(spark, voices=[voice])
+
+
+def test_voices_are_named_as_folders_can_be_everywhere(spark: Path, tmp_path: Path) -> None:
+    bad = ["back\\slash", "a/b", "new\nline", "bell\x07", ".hidden", "dot.", "space ", " space", "-o", "CON", "nul.txt"]
+    assert not any(map(is_folder_name, [*bad, "", "..", "a:b", "x" * 101, "\ud800", "a\u2028b"]))
+    assert all(map(is_folder_name, ["My Voice ünï", "声", "a.b", "con-man", "x" * 100]))
+    with pytest.raises(InputError, match="'a:b' is no name for a voice"):
+        spark_plan(spark, voices=[write_voice(tmp_path / "a:b", globals=GLOBALS)])
+
+
+def test_a_family_that_takes_instructions_takes_a_prompt_text_alone(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "c", "cosyvoice2")
+
+    def plan(name: str, **about: object) -> None:
+        voice = write_voice(tmp_path / name, **about)
+        export(
+            tmp_path / "c", tmp_path / "o", ["onnx-fp32"], recipe="cosyvoice2", window=8, voices=[voice], dry_run=True
+        )
+
+    plan("both", prompt_text="So.", prompt_tokens=[0, 6560])
+    plan("text", prompt_text="Say it gladly.<|endofprompt|>")
+    with pytest.raises(InputError, match="prompt_tokens hold id 6561"):
+        plan("stop", prompt_text="So.", prompt_tokens=[6561])
+    with pytest.raises(InputError, match="prompt_tokens without prompt_text"):
+        plan("tokens", prompt_tokens=[1])
+    with pytest.raises(InputError, match="brings nothing"):
+        plan("nothing")
+
+
+def test_what_a_voice_may_hold_a_family_may_bar(spark: Path, tmp_path: Path) -> None:
+    """A stop token among the prompt's, where the recipe leaves their range open."""
+    manifest = load_bundle(spark / "bundle").manifest
+    stop = manifest.stop.model_copy(update={"ids": [155761 + 5]})
+    voice = write_voice(tmp_path / "v", globals=GLOBALS, prompt_text="So.", prompt_tokens=[4, 5])
+    load_voice(voice, manifest)
+    with pytest.raises(InputError, match="prompt_tokens hold 5, a stop token"):
+        load_voice(voice, manifest.model_copy(update={"stop": stop}))
+
+
+def test_control_tokens_that_somebody_types_are_refused(spark: Path, tmp_path: Path) -> None:
+    text, out = "Hi <|im_end|>there<|bicodec_semantic_3|>.", tmp_path / "a.npy"
+    with pytest.raises(InputError, match=r"cannot say '<\|im_end\|>' \(line 1, column 4\)"):
+        speak(spark / "bundle", text, None, tokens_out=out)
+    told = speak(spark / "bundle", text, None, tokens_out=out, skip_unsayable=True)
+    assert [one["character"] for one in told["skipped"]] == ["<|im_end|>", "<|bicodec_semantic_3|>"]
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ({"prefix": 20}, r"--prefix: 24 tokens \(the recipe's own parts and its sample sentence take \d+"),
+        ({"window": 2000}, r"--window: 2000 tokens \(the model learned 803 positions: give at most 770"),
+    ],
+)
+def test_a_prefix_or_a_window_that_cannot_work_is_told_by_a_dry_run(
+    tmp_path: Path, options: dict[str, int], words: str
+) -> None:
+    write_checkpoint(tmp_path / "c", "index_tts")
+    with pytest.raises(InputError, match=words):
+        export(
+            tmp_path / "c", tmp_path / "o", ["onnx-fp32"], recipe="index_tts", dry_run=True, **{"window": 8} | options
+        )
 
 
 def test_no_voice_json_and_two_of_one_name(spark: Path, tmp_path: Path) -> None:
