@@ -10,7 +10,7 @@ from wand_export.errors import CheckpointError, InputError
 from wand_export.graph.checkpoint import Checkpoint
 from wand_export.graph.text import strings
 from wand_export.graph.text.arrays import CODE_POINTS
-from wand_export.graph.text.characters import CHARACTERS
+from wand_export.graph.text.characters import characters
 from wand_export.graph.text.compare import Judge, compare
 from wand_export.graph.text.compiler import Compiled, Reading, compile_tokenizer
 from wand_export.graph.text.sentence_piece import SUFFIX, compile_model, judge_of, read_model
@@ -62,6 +62,7 @@ def compile_text(source: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Compile
     reading = Reading(text.uppercase, _ranges(text.unsupported), text.markup)
     tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
     tokenizer.no_truncation()
+    tokenizer.no_padding()
     if file.suffix == SUFFIX:
         compiled, judge = compile_model(file, tokenizer, reading), judge_of(file)
     else:
@@ -84,8 +85,9 @@ def _judge(tokenizer: tokenizers.Tokenizer) -> Judge:
 
 def _ranges(pattern: str | None) -> list[tuple[int, int]]:
     """The [first, last] code points that a regular expression of single characters matches."""
-    matches = re.compile(pattern or "(?!)").fullmatch
-    points = [ord(character) for character in CHARACTERS if matches(character)]
+    if pattern is None:
+        return []
+    points = [ord(character) for character in characters() if re.fullmatch(pattern, character)]
     starts = [point for before, point in pairwise([-2, *points]) if point > before + 1]
     ends = [point for point, behind in pairwise([*points, CODE_POINTS + 1]) if behind > point + 1]
     return list(zip(starts, ends, strict=True))
@@ -104,9 +106,7 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
     """The recipe as a bundle holds it: with the ids of its literals and of its stop tokens.
 
-    What its tokenizer is told beside is in the tables and the manifest's `pieces`.
-
-    Without a tokenizer, which only random weights may lack, literals and stop tokens are left out.
+    What it tells its tokenizer is in the tables and in the manifest's `pieces`. Without a tokenizer, which only random weights may lack, literals and stop tokens are left out.
     """
 
     def part(wanted: PrefixPart) -> PrefixPart:

@@ -23,7 +23,6 @@ CACHE_FORMAT = 1
 """To be raised with every change of what is asked."""
 BETWEEN = "\uffff"
 """A noncharacter that every normalizer leaves alone and no mark joins: many strings are normalized as one."""
-CHARACTERS = [chr(point) for point in range(CODE_POINTS) if not (0xD800 <= point <= 0xDFFF or point == ord(BETWEEN))]
 LOWEST_MARK, HIGHEST_MARK = "\u0334", "\u0345"
 """Marks of the combining classes 1 and 240: every mark changes places with one of them."""
 _DIGEST = 32
@@ -43,15 +42,20 @@ def tables_of(name: str) -> Arrays:
     return _kept(file) or _keep(file, make[name]())
 
 
+def characters() -> list[str]:
+    """Every character but BETWEEN: some 100 MB of them, so that nobody keeps them."""
+    return [chr(point) for point in range(CODE_POINTS) if not (0xD800 <= point <= 0xDFFF or chr(point) == BETWEEN)]
+
+
 def uppercase() -> Arrays:
     """Capital letters as Python writes them: a family's own code is Python."""
-    return replacement("case", {c: c.upper() for c in CHARACTERS if c.upper() != c})
+    return replacement("case", {c: c.upper() for c in characters() if c.upper() != c})
 
 
 def changes(normalizer: normalizers.Normalizer) -> dict[str, str]:
     """What a normalizer makes of the characters that it changes."""
-    results = zip(CHARACTERS, _each(normalizer, CHARACTERS), strict=True)
-    return {character: new for character, new in results if new != character}
+    asked = characters()
+    return {old: new for old, new in zip(asked, _each(normalizer, asked), strict=True) if new != old}
 
 
 def normal_form(name: str) -> Arrays:
@@ -75,7 +79,8 @@ def _pairs() -> dict[str, str]:
 def _combining_classes() -> np.ndarray:
     """The combining class of each code point, numbered from 1 in their order; 0 for what is no mark."""
     form = normalizers.NFD()
-    plain = [c for c, result in zip(CHARACTERS, _each(form, CHARACTERS), strict=True) if c == result]
+    decomposed = changes(form)
+    plain = [character for character in characters() if character not in decomposed]
     behind_highest = _each(form, [HIGHEST_MARK + c for c in plain])
     before_lowest = _each(form, [c + LOWEST_MARK for c in plain])
     marks = [
@@ -115,17 +120,17 @@ def _classes() -> Arrays:
 
 def _matching(pattern: str) -> list[int]:
     """The code points that a class of the library's regular expressions holds."""
-    rest = set(normalizers.Replace(Regex(pattern), "").normalize_str("".join(CHARACTERS)))
-    return [ord(character) for character in CHARACTERS if character not in rest]
+    rest = set(normalizers.Replace(Regex(pattern), "").normalize_str("".join(characters())))
+    return [ord(character) for character in characters() if character not in rest]
 
 
 def _word_characters() -> list[int]:
     """The code points before which a token of a single word is not found: a class of its own."""
     judge = Tokenizer(models.BPE({"a": 0}, []))
     judge.add_tokens([AddedToken("|w|", single_word=True, normalized=False)])
-    found = []
-    for i in range(0, len(CHARACTERS), 4096):
-        chunk = CHARACTERS[i : i + 4096]
+    asked, found = characters(), list[int]()
+    for i in range(0, len(asked), 4096):
+        chunk = asked[i : i + 4096]
         text = "".join(f" {character}|w|" for character in chunk)
         alone = {start for start, _ in judge.encode(text).offsets}
         found += [ord(character) for n, character in enumerate(chunk) if 5 * n + 2 not in alone]
