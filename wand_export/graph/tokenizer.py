@@ -106,7 +106,8 @@ def _read(file: Path) -> tokenizers.Tokenizer:
 def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
     """The recipe as a bundle holds it: with the ids of its literals and of its stop tokens.
 
-    What it tells its tokenizer is in the tables and in the manifest's `pieces`. Without a tokenizer, which only random weights may lack, literals and stop tokens are left out.
+    What it tells its tokenizer is in the tables and in the manifest's `pieces`. Without a tokenizer, which
+    only random weights may lack, literals and stop tokens are left out.
     """
 
     def part(wanted: PrefixPart) -> PrefixPart:
