@@ -7,6 +7,7 @@ _DASHES = "-\u2010\u2011\u2012\u2013\u2212"
 _LONGEST_EXACT, _LONGEST_SCALED = 9, 15
 """Digits of a number that is said as one; longer ones are said digit by digit, but where commas group them."""
 _FIRST_YEAR, _LAST_YEAR = 1100, 2099
+_LONGEST_UNIT, _UNIT_ENDS = 6, " .,;:!?'"
 
 
 @dataclass(frozen=True)
@@ -240,9 +241,6 @@ class Figures:
         goes_on = behind < len(text) and text[behind] in _DASHES and _is_digit(text, behind + 1)
         telephone = (end - first, behind - end - 1) == (3, 4)
         return not (chained or goes_on or telephone or text[first] == "0" or text[end + 1] == "0")
-
-
-_LONGEST_UNIT, _UNIT_ENDS = 6, " .,;:!?'"
 
 
 def _is_digit(text: str, at: int) -> bool:
