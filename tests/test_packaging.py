@@ -65,6 +65,16 @@ def test_the_code_knows_no_family(folder: str) -> None:
         assert names.search(file.read_text(encoding="utf-8")) is None, file
 
 
+def test_a_host_needs_no_tokenizers() -> None:
+    """What reads text lives on tables: neither a tokenizer's library, nor regular expressions, nor Unicode data."""
+    code = "import sys, wand_export.host.speech; print(*{'tokenizers', 'sentencepiece', 'torch'} & set(sys.modules))"
+    shown = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True)
+    assert shown.stdout.split() == []
+    for name in ("pieces", "tables", "normal", "words"):
+        text = (ROOT / "wand_export" / "host" / f"{name}.py").read_text(encoding="utf-8")
+        assert not re.search(r"import (re|regex|unicodedata)\b|\.(lower|upper|isspace|isalpha|strip)\(", text), name
+
+
 @pytest.mark.parametrize("name", TARGETS)
 def test_a_target_is_named_as_its_file(name: str) -> None:
     assert load_target(name).name == name

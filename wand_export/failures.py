@@ -16,6 +16,8 @@ EXTRAS = {
     "onnx_ir": "export",
     "onnxscript": "export",
     "optimum": "export",
+    "sentencepiece": "export",
+    "tokenizers": "export",
     "torch": "export",
     "torchao": "executorch",
     "transformers": "export",

@@ -1,12 +1,15 @@
 """A voice in plain Python: a bundle, a session and an audio decoder that need no runtime and no files."""
 
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from tokenizers import Tokenizer, models
 
+from wand_export.graph.text.compiler import Compiled, Reading, compile_tokenizer
 from wand_export.host.bundle import Bundle
 from wand_export.host.session import AudioSession, Session, StepOutput
 from wand_export.spec.manifest import Manifest
@@ -41,7 +44,7 @@ def manifest_with(**changes: Any) -> Manifest:
         "prefix": [{"table": "text", "input": "text"}, {"table": "speech", "ids": [9]}],
         "stop": {"ids": [STOP], "max_tokens": 50},
         "sampler": {"temperature": 0},
-        "text": {"kind": "tokenizer", "files": ["tokenizer.json"], "sample": "Hello."},
+        "text": {"kind": "tokenizer", "files": ["pieces.safetensors"], "sample": "Hello."},
         "audio": {
             "token_rate": 10.0,
             "sample_rate": 20,
@@ -131,14 +134,19 @@ def make_manifest() -> Callable[..., Manifest]:
 @pytest.fixture
 def make_bundle(tmp_path: Path) -> Callable[..., FakeBundle]:
     """A FakeBundle whose manifest has these keys changed, with a tokenizer of single characters in its folder."""
-    from tokenizers import Tokenizer, models, pre_tokenizers
-
-    vocabulary = {chr(i): i for i in range(128)}
-    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
     (tmp_path / "text").mkdir(exist_ok=True)
-    tokenizer.save(str(tmp_path / "text" / "tokenizer.json"))
-    return lambda **changes: FakeBundle(manifest_with(**changes), tmp_path)
+    compiled = characters()
+    compiled.save(tmp_path / "text" / "pieces.safetensors")
+    pieces = compiled.words.model_dump()
+    return lambda **changes: FakeBundle(manifest_with(**{"pieces": pieces, **changes}), tmp_path)
+
+
+@cache
+def characters() -> Compiled:
+    """ASCII, in capitals where the manifest says so; all other characters are question marks."""
+    judge = Tokenizer(models.BPE({chr(i): i for i in range(128)}, [], unk_token="?"))
+    compiled = compile_tokenizer(Path("tokenizer.json"), judge, Reading(capitals=True))
+    return Compiled(compiled.tables, compiled.words.model_copy(update={"case": None}))
 
 
 @pytest.fixture

@@ -1,11 +1,14 @@
 """The prefix program: order, positions, and what it refuses."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import tokenizers
 
 from wand_export.errors import BundleError, InputError
-from wand_export.host.prompt import PrefixOverflow, Tokenizer, first_position, load_text, prefix_rows, stretches
+from wand_export.graph.text.compiler import Reading, compile_tokenizer
+from wand_export.host.prompt import PrefixOverflow, first_position, load_text, prefix_rows, stretches
 
 COSYVOICE = [
     {"table": "speech", "ids": [0]},
@@ -97,9 +100,13 @@ def test_a_tokenizer_adds_no_special_tokens(make_bundle) -> None:
     assert load_text(make_bundle()).ids("ab c") == [97, 98, 32, 99]
 
 
-def test_a_missing_tokenizer_is_named(make_manifest, tmp_path) -> None:
-    with pytest.raises(BundleError, match=r"tokenizer\.json"):
-        Tokenizer.load(tmp_path / "tokenizer.json", make_manifest().text)
+def test_a_missing_tokenizer_is_named(make_bundle) -> None:
+    with pytest.raises(BundleError, match=r"manifest\.json: pieces: there are none"):
+        load_text(make_bundle(pieces=None))
+    bundle = make_bundle()
+    (bundle.path / "text" / "pieces.safetensors").unlink()
+    with pytest.raises(BundleError, match=r"pieces\.safetensors"):
+        load_text(bundle)
 
 
 @pytest.mark.parametrize(
@@ -161,27 +168,25 @@ def test_latents_are_rows_already_and_take_no_positions(make_bundle) -> None:
         prefix_rows(bundle, {"text": [5]})
 
 
-def test_capital_letters_and_characters_that_are_refused(make_bundle, make_manifest) -> None:
-    text = make_manifest().text.model_dump() | {"uppercase": True, "unsupported": "[\u4e00-\u9fff]"}
-    encoder = load_text(make_bundle(text=text))
+def test_capital_letters_and_characters_that_are_refused(make_bundle) -> None:
+    pieces = make_bundle().manifest.pieces.model_dump() | {"case": "upper", "refused": [(0x4E00, 0x9FFF)]}
+    encoder = load_text(make_bundle(pieces=pieces))
     assert encoder.ids("aB") == [65, 66]
     assert [odd.characters for odd in encoder.unsayable("a \u597d\x00b")] == ["\u597d", "\x00"]
     with pytest.raises(ValueError, match=r"'\u597d' \(line 1, column 3\)"):
         encoder.ids("a \u597d")
 
 
-def test_control_tokens_in_a_text_are_found_and_those_of_a_template_read(make_manifest) -> None:
+def test_control_tokens_in_a_text_are_found_and_those_of_a_template_read() -> None:
     """Special or not, in capital letters or not; markup that the family speaks, and spaces, are text."""
-    tokenizer = tokenizers.Tokenizer(tokenizers.models.WordLevel({c: ord(c) for c in map(chr, range(128))}, "?"))
-    tokenizer.pre_tokenizer = tokenizers.pre_tokenizers.Split("", "isolated")
-    tokenizer.add_special_tokens(["<|END|>", "[laughs]"])
-    tokenizer.add_tokens(["<s_0>", "  "])
-    text = make_manifest().text.model_copy(update={"markup": ["[laughs]"]})
-    encoder = Tokenizer(tokenizer, text)
+    judge = tokenizers.Tokenizer(tokenizers.models.BPE({c: ord(c) for c in map(chr, range(128))}, []))
+    judge.add_special_tokens(["<|END|>", "[laughs]"])
+    judge.add_tokens(["<s_0>", "  "])
+    encoder = compile_tokenizer(Path("tokenizer.json"), judge, Reading(markup=["[laughs]"])).tokenizer()
     odd = encoder.unsayable("a <|END|>\nb  [laughs]\ud800<s_0><|END|")
     assert [(one.characters, one.line, one.column) for one in odd] == [
         ("<|END|>", 1, 3), ("\ud800", 2, 12), ("<s_0>", 2, 13),
     ]  # fmt: skip
     assert encoder.ids("<|END|>a") == [128, 97]
-    capital = Tokenizer(tokenizer, text.model_copy(update={"uppercase": True}))
+    capital = compile_tokenizer(Path("tokenizer.json"), judge, Reading(capitals=True)).tokenizer()
     assert [one.characters for one in capital.unsayable("straße <|end|>")] == ["<|end|>"]

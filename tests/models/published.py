@@ -180,8 +180,7 @@ def tokenizer_for(recipe: Recipe) -> tokenizers.Tokenizer:
     for token in [*re.findall(r"<\|\w+\|>", "".join(literals)), *recipe.stop.tokens]:
         named.setdefault(token, 1000 + len(named))
     vocabulary = {chr(i): i for i in range(0x300)} | named
-    tokenizer = tokenizers.Tokenizer(models.WordLevel(vocabulary, unk_token="?"))
-    tokenizer.pre_tokenizer = pre_tokenizers.Split("", "isolated")
+    tokenizer = tokenizers.Tokenizer(models.BPE(vocabulary, [], unk_token="?"))
     tokenizer.add_special_tokens(list(named))
     return tokenizer
 
@@ -207,16 +206,16 @@ def write_qwen_tokenizer(folder: Path) -> None:
     (folder / "tokenizer_config.json").write_text(json.dumps(config), encoding="utf-8")
 
 
-def write_sentencepiece(file: Path, kind: str = "unigram") -> None:
-    """A small SentencePiece model that was trained on a few capital words."""
+def write_sentencepiece(file: Path, kind: str = "bpe", **options: Any) -> None:
+    """A small SentencePiece model that was trained on a few capital words; options are its trainer's."""
     import sentencepiece
 
     words = "THE OLD CLOCK IN THE HALL STRUCK NINE, AND NOBODY WAS THERE TO HEAR IT. 'TIS A LONG WAY - VERY LONG!"
     text = file.with_suffix(".txt")
     text.write_text("\n".join([words, *words.split(), *words] * 20), encoding="utf-8")
     sentencepiece.SentencePieceTrainer.train(
-        input=str(text), model_prefix=str(file.with_suffix("")), vocab_size=50, model_type=kind, minloglevel=2,
-        bos_id=0, eos_id=1, unk_id=2, normalization_rule_name="nmt_nfkc",
+        input=str(text), model_prefix=str(file.with_suffix("")), model_type=kind, minloglevel=2,
+        bos_id=0, eos_id=1, unk_id=2, normalization_rule_name="nmt_nfkc", **({"vocab_size": 50} | options),
     )  # fmt: skip
 
 

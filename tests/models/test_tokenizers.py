@@ -1,15 +1,18 @@
-"""Tokenizers in the files that families publish, as the one tokenizer.json that a bundle carries."""
+"""Tokenizers in the files that families publish, as the tables that a bundle carries."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
-from tokenizers import Tokenizer
+from sentencepiece import SentencePieceProcessor
+from tokenizers import pre_tokenizers
 from transformers import AutoTokenizer
 
 from tests.models.published import tokenizer_for, write_qwen_tokenizer, write_sentencepiece
 from wand_export.errors import CheckpointError, InputError
+from wand_export.graph import tokenizer as graph_tokenizer
 from wand_export.graph.checkpoint import Checkpoint, random_checkpoint
-from wand_export.graph.tokenizer import load_tokenizer, resolved
+from wand_export.graph.tokenizer import compile_text, load_tokenizer, resolved
 from wand_export.spec.recipe import load_recipe
 
 TEXTS = ["HEAR THE OLD  CLOCK,", " VERY LONG! ", "A - B", "Q", "'TIS"]
@@ -22,16 +25,48 @@ def at(family: str, folder: Path) -> Checkpoint:
     return source
 
 
-@pytest.mark.parametrize("kind", ["unigram", "bpe"])
-def test_sentencepiece_models_say_the_same(tmp_path: Path, kind: str) -> None:
-    sentencepiece = pytest.importorskip("sentencepiece")
-    write_sentencepiece(tmp_path / "bpe.model", kind)
-    own = sentencepiece.SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
-    tokenizer = load_tokenizer(at("index_tts", tmp_path))
+def test_a_sentencepiece_model_says_the_same_in_capitals(tmp_path: Path) -> None:
+    write_sentencepiece(tmp_path / "bpe.model")
+    own = SentencePieceProcessor(model_file=str(tmp_path / "bpe.model"))
+    source = at("index_tts", tmp_path)
+    tokenizer = load_tokenizer(source)
     assert tokenizer is not None
-    tokenizer = Tokenizer.from_str(tokenizer.to_str())
+    read = compile_text(source, tokenizer).tokenizer()
     for text in TEXTS:
-        assert tokenizer.encode(text, add_special_tokens=False).ids == own.encode(text), text
+        assert read.ids(text) == own.encode(text.upper()), text
+    for point in (0x1100, 0x4E00, 0xD7AF, 0x20000):
+        with pytest.raises(ValueError, match="cannot say"):
+            read.ids(f"a{chr(point)}")
+    assert read.ids("aé\ufb00")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "word"])
+def test_sentencepiece_models_of_other_kinds_are_refused(tmp_path: Path, kind: str) -> None:
+    write_sentencepiece(tmp_path / "bpe.model", kind, vocab_size=24 if kind == "word" else 50)
+    with pytest.raises(CheckpointError, match=r"bpe\.model: .*model type \d is not BPE"):
+        load_tokenizer(at("index_tts", tmp_path))
+
+
+def test_a_tokenizer_that_no_host_knows_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "LLM").mkdir()
+    judge = tokenizer_for(load_recipe("spark_tts")[0])
+    judge.pre_tokenizer = pre_tokenizers.Digits()
+    judge.save(str(tmp_path / "LLM" / "tokenizer.json"))
+    source = at("spark_tts", tmp_path)
+    tokenizer = load_tokenizer(source)
+    assert tokenizer is not None
+    with pytest.raises(CheckpointError, match=r"tokenizer\.json: pre-tokenizer Digits .*no host knows it"):
+        compile_text(source, tokenizer)
+
+
+def test_a_text_that_would_be_read_otherwise_refuses_the_export(tmp_path: Path, monkeypatch: Any) -> None:
+    write_sentencepiece(tmp_path / "bpe.model")
+    source = at("index_tts", tmp_path)
+    tokenizer = load_tokenizer(source)
+    assert tokenizer is not None
+    monkeypatch.setattr(graph_tokenizer, "judge_of", lambda file: lambda text: [0] if "É" in text else [1])
+    with pytest.raises(CheckpointError, match=r"bpe\.model: '.+' compiles to other ids"):
+        compile_text(source, tokenizer)
 
 
 def test_cosyvoice_adds_its_special_tokens_as_its_own_code_does(tmp_path: Path) -> None:
@@ -45,8 +80,10 @@ def test_cosyvoice_adds_its_special_tokens_as_its_own_code_does(tmp_path: Path) 
     )
     tokenizer = load_tokenizer(at("cosyvoice2", tmp_path))
     assert tokenizer is not None
+    read = compile_text(at("cosyvoice2", tmp_path), tokenizer).tokenizer()
     for text in ("hello [breath] hel he<|endofprompt|>", "<strong>h</strong>[mn]", "naïve 你好"):
-        assert tokenizer.encode(text, add_special_tokens=False).ids == own(text)["input_ids"]
+        assert read.ids(text) == own(text)["input_ids"] and not read.unsayable(text)
+    assert [odd.characters for odd in read.unsayable("he<|im_end|>[mn]")] == ["<|im_end|>"]
 
 
 @pytest.mark.parametrize("family", ["neutts_air", "outetts", "llasa", "spark_tts"])
@@ -55,7 +92,7 @@ def test_strings_become_ids(tmp_path: Path, family: str) -> None:
     tokenizer = tokenizer_for(recipe)
     found = resolved(recipe, tokenizer)
     assert all(part.literal is None for part in found.prefix) and not found.stop.tokens
-    assert found.text.files == ["tokenizer.json"] and not found.text.tokens
+    assert found.text.files == ["pieces.safetensors"] and not found.text.tokens
     assert len(found.stop.ids) == len(recipe.stop.ids) + len(recipe.stop.tokens)
     for before, after in zip(recipe.prefix, found.prefix, strict=True):
         if before.literal is not None:

@@ -4,6 +4,7 @@ layout.json     slots and masks of the WAND law: masks are strings of 0 and 1, o
 random.json     SplitMix64: 64-bit numbers are decimal strings; uniform in [0, 1); noise in [-1, 1)
 sampling.json   utterances of picks: step i reads row i mod rows of `logits`; one sampler for all steps of a case
 stop.json       stop rules
+text.json       tables of small tokenizers and what they make of texts: see text_vectors.py
 sentences.json  texts and their sentences; sentences in parts of so many words, and in about so many parts; figures in
                 the example voice's words, spaces squeezed
 manifest.schema.json
@@ -16,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from text_vectors import text_vectors
 
 from wand_export.host.sampling import Sampler, SplitMix64, StopRule, noise
 from wand_export.host.sentences import parts, runs_of_words, sentences
@@ -278,6 +280,7 @@ def vectors() -> dict[str, str]:
         "random.json": compact(random_vectors()),
         "sampling.json": compact(sampling_vectors()),
         "stop.json": compact(stop_vectors()),
+        "text.json": compact(text_vectors()),
         "sentences.json": compact(sentences_vectors()),
         "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
     }

@@ -11,7 +11,6 @@ from random import Random
 from typing import Any, Literal
 
 import numpy as np
-import tokenizers
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
@@ -22,7 +21,8 @@ from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from wand_export.graph.half import beyond_half, needs_half
 from wand_export.graph.hub import located, name_of
-from wand_export.graph.tokenizer import load_tokenizer, resolved
+from wand_export.graph.text.compiler import Compiled
+from wand_export.graph.tokenizer import compile_text, load_tokenizer, resolved
 from wand_export.graph.upstream import compare_with_transformers
 from wand_export.graph.vocoder import Vocoder, load_vocoder
 from wand_export.host.bundle import (
@@ -37,11 +37,10 @@ from wand_export.host.bundle import (
 )
 from wand_export.host.output import alone, folder_to_write, whole
 from wand_export.host.prompt import (
+    PIECES_FILE,
     TEXT_FOLDER,
-    TOKENIZER_FILE,
     PrefixOverflow,
     TextEncoder,
-    Tokenizer,
     first_position,
     load_text,
     stretches,
@@ -113,15 +112,18 @@ def export(
         source = _source(checkpoint, recipe, random_weights, layers)
         layout, warnings = _layout(source, window, prefix)
         tokenizer = load_tokenizer(source)
+        if tokenizer is not None:
+            report("compiling the tokenizer")
+        text = tokenizer and compile_text(source, tokenizer)
         try:
             draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
         except ValidationError as error:
             fix = "correct its recipe, or export with another --prefix or --window"
             raise InputError(source.recipe.family, explain(error), fix) from error
         draft = _with_wide_tables(draft, source, wanted, warnings)
-        extras = Extras(tokenizer, _voices(draft, folders), decoder_file)
-        draft = draft.model_copy(update={"voices": list(extras.voices)})
-        _check_room(draft, _encoder(source, draft, tokenizer), extras.voices)
+        extras = Extras(text, _voices(draft, folders), decoder_file)
+        draft = draft.model_copy(update={"voices": list(extras.voices), "pieces": text and text.words})
+        _check_room(draft, _encoder(source, draft, text), extras.voices)
         if decoder_file is not None:
             _check_audio_decoder(draft, decoder_file, wanted)
         report("comparing with transformers' own class")
@@ -150,7 +152,7 @@ def _targets(names: Sequence[Path | str]) -> list[Target]:
 class Extras:
     """What a bundle carries beside the decoder. voices: folder by name."""
 
-    tokenizer: tokenizers.Tokenizer | None
+    text: Compiled | None
     voices: dict[str, Path]
     audio_decoder: Path | None
 
@@ -170,12 +172,12 @@ def _voices(manifest: Manifest, folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _encoder(source: Checkpoint, manifest: Manifest, tokenizer: tokenizers.Tokenizer | None) -> TextEncoder | None:
+def _encoder(source: Checkpoint, manifest: Manifest, text: Compiled | None) -> TextEncoder | None:
     """What the bundle's own will be; None where random weights lack a tokenizer."""
     if manifest.text.kind == "lexicon":
         files = {Path(name).name: source.find(name) for name in manifest.text.files}
         return Frontend.read(files[TEXT_FILE], files[LEXICON_FILE])
-    return tokenizer and Tokenizer(tokenizer, manifest.text)
+    return None if text is None else text.tokenizer()
 
 
 def _check_room(manifest: Manifest, encoder: TextEncoder | None, voices: dict[str, Path]) -> None:
@@ -344,7 +346,7 @@ def _fill(
     report("writing the embedding tables")
     dtypes = {name: getattr(torch, table.dtype) for name, table in draft.tables.items()}
     save_file({name: source.table(name).to(dtype) for name, dtype in dtypes.items()}, folder / EMBEDDINGS)
-    speakable = _copy_text(source, folder, extras.tokenizer)
+    speakable = _copy_text(source, folder, extras.text)
     for name, voice in extras.voices.items():
         (folder / VOICES_FOLDER / name).mkdir(parents=True)
         for file in (VOICE_FILE, TENSORS_FILE):
@@ -385,13 +387,13 @@ def _fill(
     return _seal(folder, manifest)
 
 
-def _copy_text(source: Checkpoint, folder: Path, tokenizer: tokenizers.Tokenizer | None) -> bool:
+def _copy_text(source: Checkpoint, folder: Path, text: Compiled | None) -> bool:
     """Write the text frontend's files; random weights may lack a tokenizer, then the bundle takes ids only."""
     (folder / TEXT_FOLDER).mkdir()
     if source.recipe.text.kind == "tokenizer":
-        if tokenizer is not None:
-            tokenizer.save(str(folder / TEXT_FOLDER / TOKENIZER_FILE), pretty=False)
-        return tokenizer is not None
+        if text is not None:
+            text.save(folder / TEXT_FOLDER / PIECES_FILE)
+        return text is not None
     for name in source.recipe.text.files:
         file = source.find(name)
         shutil.copyfile(file, folder / TEXT_FOLDER / file.name)

@@ -1,18 +1,26 @@
-"""The tokenizer of a checkpoint as one tokenizer.json, and a recipe's strings as its ids."""
+"""The tokenizer of a checkpoint as tables that hosts read, and a recipe's strings as its ids."""
 
+import re
+from itertools import pairwise
 from pathlib import Path
 
 import tokenizers
-from tokenizers import models, normalizers, pre_tokenizers
 
 from wand_export.errors import CheckpointError, InputError
 from wand_export.graph.checkpoint import Checkpoint
-from wand_export.host.prompt import TOKENIZER_FILE
+from wand_export.graph.text import strings
+from wand_export.graph.text.arrays import CODE_POINTS
+from wand_export.graph.text.characters import characters
+from wand_export.graph.text.compare import Judge, compare
+from wand_export.graph.text.compiler import Compiled, Reading, compile_tokenizer
+from wand_export.graph.text.sentence_piece import SUFFIX, compile_model, judge_of, read_model
+from wand_export.host.prompt import PIECES_FILE
 from wand_export.spec.recipe import PrefixPart, Recipe
 from wand_export.spec.schema import read_text
 
-UNIGRAM, BPE = 1, 2
-"""model_type of a SentencePiece model."""
+TOKENIZER_FILE = "tokenizer.json"
+COMPARED_PIECES, COMPARED_TEXTS, LONGEST_TEXT = 2000, 3000, 2000
+"""How many of the vocabulary and of random texts tables are compared on, and the size of the longest."""
 
 
 def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
@@ -44,47 +52,62 @@ def load_tokenizer(source: Checkpoint) -> tokenizers.Tokenizer | None:
     return tokenizer
 
 
+def compile_text(source: Checkpoint, tokenizer: tokenizers.Tokenizer) -> Compiled:
+    """The tokenizer that load_tokenizer() gave, as a bundle holds it.
+
+    Raises CheckpointError for what no host knows, and for a text of thousands that would be read otherwise.
+    """
+    text = source.recipe.text
+    file = source.find(text.files[0])
+    reading = Reading(text.uppercase, _ranges(text.unsupported), text.markup)
+    tokenizer = tokenizers.Tokenizer.from_str(tokenizer.to_str())
+    tokenizer.no_truncation()
+    tokenizer.no_padding()
+    if file.suffix == SUFFIX:
+        compiled, judge = compile_model(file, tokenizer, reading), judge_of(file)
+    else:
+        compiled, judge = compile_tokenizer(file, tokenizer, reading), _judge(tokenizer)
+    added = [token.content for token in tokenizer.get_added_tokens_decoder().values()]
+    texts = [
+        text.sample,
+        *strings.ODD,
+        *strings.vocabulary_texts(list(tokenizer.get_vocab()), COMPARED_PIECES),
+        *strings.random_texts(COMPARED_TEXTS, added),
+        *strings.long_texts(LONGEST_TEXT),
+    ]
+    compare(file, compiled.tokenizer(), lambda t: judge(t.upper() if text.uppercase else t), texts)
+    return compiled
+
+
+def _judge(tokenizer: tokenizers.Tokenizer) -> Judge:
+    return lambda text: tokenizer.encode(text, add_special_tokens=False).ids
+
+
+def _ranges(pattern: str | None) -> list[tuple[int, int]]:
+    """The [first, last] code points that a regular expression of single characters matches."""
+    if pattern is None:
+        return []
+    points = [ord(character) for character in characters() if re.fullmatch(pattern, character)]
+    starts = [point for before, point in pairwise([-2, *points]) if point > before + 1]
+    ends = [point for point, behind in pairwise([*points, CODE_POINTS + 1]) if behind > point + 1]
+    return list(zip(starts, ends, strict=True))
+
+
 def _read(file: Path) -> tokenizers.Tokenizer:
     if file.name == TOKENIZER_FILE:
         return tokenizers.Tokenizer.from_str(read_text(file))
-    if file.suffix == ".model":
-        return _from_sentencepiece(file)
+    if file.suffix == SUFFIX:
+        return read_model(file)
     from transformers import AutoTokenizer
 
     return AutoTokenizer.from_pretrained(file.parent, local_files_only=True).backend_tokenizer
 
 
-def _from_sentencepiece(file: Path) -> tokenizers.Tokenizer:
-    """A SentencePiece model, unigram or BPE, as the same tokenizer. Raises ValueError for another kind."""
-    from transformers.convert_slow_tokenizer import generate_merges, import_protobuf
-
-    proto = import_protobuf().ModelProto()
-    proto.ParseFromString(file.read_bytes())
-    trainer, pieces = proto.trainer_spec, [(piece.piece, piece.score) for piece in proto.pieces]
-    vocabulary = {piece: i for i, (piece, _) in enumerate(pieces)}
-    if trainer.model_type == UNIGRAM:
-        model: models.Model = models.Unigram(pieces, trainer.unk_id, trainer.byte_fallback)
-    elif trainer.model_type == BPE:
-        merges = generate_merges(vocabulary, dict(pieces))
-        unknown = pieces[trainer.unk_id][0]
-        model = models.BPE(vocabulary, merges, unk_token=unknown, fuse_unk=True, byte_fallback=trainer.byte_fallback)
-    else:
-        raise ValueError(f"SentencePiece model type {trainer.model_type} is neither unigram nor BPE")
-    tokenizer = tokenizers.Tokenizer(model)
-    charsmap = proto.normalizer_spec.precompiled_charsmap
-    spaces = [normalizers.Strip(), normalizers.Replace(tokenizers.Regex(" {2,}"), " ")]
-    tokenizer.normalizer = normalizers.Sequence([*([normalizers.Precompiled(charsmap)] if charsmap else []), *spaces])
-    scheme = "always" if proto.normalizer_spec.add_dummy_prefix else "never"
-    tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=True)
-    controls = [piece.piece for piece in proto.pieces if piece.type in (piece.CONTROL, piece.USER_DEFINED)]
-    tokenizer.add_special_tokens(controls)
-    return tokenizer
-
-
 def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
-    """The recipe as a bundle holds it: with the ids of its literals and of its stop tokens, and one tokenizer.json.
+    """The recipe as a bundle holds it: with the ids of its literals and of its stop tokens.
 
-    Without a tokenizer, which only random weights may lack, literals and stop tokens are left out.
+    What it tells its tokenizer is in the tables and in the manifest's `pieces`. Without a tokenizer, which
+    only random weights may lack, literals and stop tokens are left out.
     """
 
     def part(wanted: PrefixPart) -> PrefixPart:
@@ -100,7 +123,8 @@ def resolved(recipe: Recipe, tokenizer: tokenizers.Tokenizer | None) -> Recipe:
     stop = recipe.stop.model_copy(update={"ids": [*recipe.stop.ids, *stops], "tokens": []})
     text = recipe.text
     if text.kind == "tokenizer":
-        text = text.model_copy(update={"files": [TOKENIZER_FILE], "added_tokens": [], "tokens": {}})
+        said = {"added_tokens": [], "tokens": {}, "uppercase": False, "unsupported": None, "markup": []}
+        text = text.model_copy(update={"files": [PIECES_FILE], **said})
     return recipe.model_copy(update={"prefix": prefix, "stop": stop, "text": text})
 
 

@@ -1,25 +1,21 @@
 """From a text and a voice to the rows that a decoder is prefilled with, by the manifest's prefix program alone."""
 
-import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cached_property
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import numpy.typing as npt
-import tokenizers
 
 from wand_export.errors import BundleError, InputError
-from wand_export.host.bundle import Bundle
-from wand_export.host.sentences import CONTROL, Unsayable, located, sentences, trimmed
+from wand_export.host.bundle import MANIFEST, Bundle
+from wand_export.host.pieces import Tokenizer
+from wand_export.host.sentences import Unsayable
 from wand_export.host.text import Frontend
 from wand_export.spec.manifest import Manifest
-from wand_export.spec.recipe import PrefixPart, Text
+from wand_export.spec.recipe import PrefixPart
 from wand_export.spec.voice import LATENTS
 
-TEXT_FOLDER, TOKENIZER_FILE = "text", "tokenizer.json"
+TEXT_FOLDER, PIECES_FILE = "text", "pieces.safetensors"
 
 Floats = npt.NDArray[np.float32]
 
@@ -55,72 +51,14 @@ class TextEncoder(Protocol):
         ...
 
 
-@dataclass(frozen=True)
-class Tokenizer:
-    """A text encoder over a tokenizer.json, in capital letters and without some characters where `text` says so."""
-
-    tokenizer: tokenizers.Tokenizer
-    text: Text
-
-    @classmethod
-    def load(cls, file: Path, text: Text) -> "Tokenizer":
-        """Raises BundleError if the file is missing or no tokenizer."""
-        try:
-            return cls(tokenizers.Tokenizer.from_file(str(file)), text)
-        except Exception as error:  # the library raises bare Exceptions
-            raise BundleError(file, f"no tokenizer: {error}", "export the bundle again") from error
-
-    def ids(self, text: str) -> list[int]:
-        """Token ids, without the tokenizer's special ones: the prefix program names those that are wanted.
-
-        Control tokens by their strings are read as such, for a template may hold them. Raises ValueError for a
-        character that the family cannot say.
-        """
-        if odd := located(text, self._odd(text)):
-            raise ValueError(f"cannot say {odd[0]}")
-        if self.text.uppercase:
-            text = text.upper()
-        try:
-            ids: list[int] = self.tokenizer.encode(text, add_special_tokens=False).ids
-        except Exception as error:  # the library raises bare Exceptions
-            raise ValueError(f"its tokenizer cannot read {text[:60]!r}: {error}") from error
-        return ids
-
-    def sentences(self, text: str) -> list[str]:
-        """The sentences of a text of any script."""
-        return sentences(text)
-
-    def unsayable(self, text: str) -> list[Unsayable]:
-        """Controls, characters that the family refuses, and strings that would be read as control tokens."""
-        odd, controls = self._odd(text), self._controls
-        if controls:
-            shown = (" " if character in CONTROL else character for character in text)
-            if self.text.uppercase:
-                shown = (capital if len(capital := character.upper()) == 1 else character for character in shown)
-            encoded = self.tokenizer.encode("".join(shown), add_special_tokens=False)
-            odd += [span for i, span in zip(encoded.ids, encoded.offsets, strict=True) if i in controls]
-        return located(text, sorted(odd))
-
-    def _odd(self, text: str) -> list[tuple[int, int]]:
-        odd = {(i, i + 1) for i, character in enumerate(text) if character in CONTROL}
-        if self.text.unsupported:
-            odd.update(found.span() for found in re.finditer(self.text.unsupported, text))
-        return sorted(odd)
-
-    @cached_property
-    def _controls(self) -> frozenset[int]:
-        """Ids of added tokens that steer the model, those left out that a text may hold: markup, and mere spaces."""
-        added = self.tokenizer.get_added_tokens_decoder().items()
-        allowed = self.text.markup
-        return frozenset(i for i, token in added if len(trimmed(token.content)) > 1 and token.content not in allowed)
-
-
 def load_text(bundle: Bundle) -> TextEncoder:
     """The text encoder of a bundle. Raises BundleError."""
     folder = bundle.path / TEXT_FOLDER
     if bundle.manifest.text.kind == "lexicon":
         return Frontend.load(folder)
-    return Tokenizer.load(folder / TOKENIZER_FILE, bundle.manifest.text)
+    if bundle.manifest.pieces is None:
+        raise BundleError(bundle.path / MANIFEST, "pieces: there are none", "export with the family's tokenizer")
+    return Tokenizer.load(folder / PIECES_FILE, bundle.manifest.pieces)
 
 
 def stretches(manifest: Manifest, inputs: Inputs) -> list[Stretch]:

@@ -11,6 +11,7 @@ from pydantic import Field, model_validator
 
 from wand_export.layout import SLOT_MULTIPLE, kv_bytes
 from wand_export.spec.limits import MAX_HEAD_ROWS, Bytes, Count, Layers, Name, Rate, Samples, Size, Slots, Width
+from wand_export.spec.pieces import Pieces
 from wand_export.spec.recipe import AudioGraph, Licence, PrefixPart, Sampler, Stop, Text
 from wand_export.spec.schema import Schema
 from wand_export.spec.target import Precisions, Runtime, Thresholds
@@ -259,7 +260,8 @@ class Artifact(Schema):
 class Manifest(Schema):
     """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS.
 
-    voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; a part of the
+    voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; pieces: how a
+    tokenizer's tables are read, null for a lexicon and where no text can be read; a part of the
     prefix holds no literal any more.
     """
 
@@ -281,6 +283,7 @@ class Manifest(Schema):
     stop: Stop
     sampler: Sampler
     text: Text
+    pieces: Pieces | None = None
     audio: Audio
     artifacts: dict[Name, Artifact]
     not_run: list[str]
