@@ -153,7 +153,7 @@ def test_a_manifest_that_lies_is_refused_by_name(
         ("licence.weights", "Mine"),
         ("licence.obligations", "None.\nNone at all."),
         ("sampler", {"temperature": 0}),
-        ("sampler", {"temperature": 1000.0, "top_k": 2**31 - 1, "min_p": 0.5, "repeat_window": 3}),
+        ("sampler", {"temperature": 100.0, "top_k": 2**31 - 1, "min_p": 0.5, "repeat_window": 3}),
         ("sampler.repetition_ids", [0, 2**31 - 1]),
         ("stop.ids", [*range(27, 37), 2**31 - 1]),
         ("stop.min_tokens", 2**20),

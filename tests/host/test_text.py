@@ -19,7 +19,7 @@ TABLES = {
     "replace": [["’", "'"], ["-", " "], ["é", "e"], ["…", "..."]],
     "abbreviations": {"dr": "doctor"},
     "ones": ["zero", "one", "two", "three", *["?"] * 16],
-    "tens": ["", "", "twenty"],
+    "tens": ["", "", "twenty", *["?"] * 7],
     "scales": ["hundred", "thousand", "million"],
     "point": "point",
     "currencies": {"$": "dollars"},
@@ -107,6 +107,10 @@ def test_missing_or_broken_tables_are_named(tmp_path: Path) -> None:
     (tmp_path / "text.json").write_text('{"replace": []}', encoding="utf-8")
     with pytest.raises(BundleError, match=r"text\.json: abbreviations"):
         Frontend.load(tmp_path)
+    few = {**TABLES, "symbols": {"a": 1}, "tens": ["", "", "twenty"]}
+    (tmp_path / "text.json").write_text(json.dumps(few), encoding="utf-8")
+    with pytest.raises(BundleError, match=r"text\.json: tens"):
+        Frontend.load(tmp_path)
     (tmp_path / "text.json").write_text(json.dumps({**TABLES, "symbols": {"a": 1}}), encoding="utf-8")
     with pytest.raises(BundleError, match=r"lexicon\.tsv"):
         Frontend.load(tmp_path)
@@ -124,7 +128,6 @@ def test_missing_or_broken_tables_are_named(tmp_path: Path) -> None:
         ({"replace": [["a", "a" * 64]] * 60}, "dog a", "characters after replacements"),
         ({"abbreviations": {"dog": "é"}}, "dog", "no rule for 'é'"),
         ({"graphemes": {"i": "q"}}, "i", "no token for phoneme 'q'"),
-        ({}, "99", "no words for the number 99"),
     ],
 )
 def test_hostile_tables_end_in_a_sentence(frontend: Frontend, changes: dict, text: str, words: str) -> None:

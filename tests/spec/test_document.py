@@ -57,7 +57,6 @@ def test_what_is_written_is_read(tmp_path: Path) -> None:
         ('{"name": "\\ud800"}', "Invalid JSON"),
         ("[]", "document: "),
         ("", "unreadable"),
-        ("\ufeff{}", "BOM"),
         (b'{"name": "\xff"}', "unreadable"),
         ("{}{}", "unreadable"),
         ('{"x": ' + "[" * MAX_DEPTH + "]" * MAX_DEPTH + "}", f"deeper than {MAX_DEPTH}"),
@@ -70,6 +69,11 @@ def test_what_readers_differ_about_is_refused(tmp_path: Path, text: str | bytes,
     with pytest.raises(BundleError, match=words) as raised:
         read(tmp_path, text)
     assert "\n" not in str(raised.value) and "write it again" in str(raised.value)
+
+
+def test_a_byte_order_mark_is_no_part_of_it(tmp_path: Path) -> None:
+    (tmp_path / "x.json").write_text("\ufeff{}", encoding="utf-8")
+    assert load_json(tmp_path / "x.json", "", InputError) == {}
 
 
 def test_the_deepest_that_is_read(tmp_path: Path) -> None:
