@@ -159,7 +159,8 @@ def test_the_edges_of_every_setting_pick_by_numbers(edge: dict[str, float]) -> N
         {"temperature": 1e-310}, {"temperature": 1e-8}, {"temperature": float("inf")}, {"temperature": 1e308},
         {"temperature": float("nan")}, {"temperature": -1}, {"top_p": 0}, {"top_p": float("nan")}, {"top_p": 1.1},
         {"min_p": float("nan")}, {"min_p": 1}, {"repetition_penalty": 0}, {"repetition_penalty": float("inf")},
-        {"repetition_penalty": float("nan")}, {"repetition_penalty": 1e308}, {"top_k": -1}, {"top_k": 2**31}, {"top_k": 1.5},
+        {"repetition_penalty": float("nan")}, {"repetition_penalty": 1e308}, {"top_k": -1}, {"top_k": 2**31},
+        {"top_k": 1.5},
     ],
     ids=str,
 )  # fmt: skip
