@@ -126,7 +126,8 @@ def bench_table(document: dict[str, Any]) -> list[str]:
             f"| {a['target']} | {a['artifact_bytes'] / 1e6:.1f} | {early['p50']:.2f} | {middle['p50']:.2f} | "
             f"{late['p50']:.2f} | {a['late_over_early']:.3f} | {middle['p95'] / middle['p50']:.2f} | "
             f"{a['floor_ms']:.2f} | {a['floor_ratio']:.2f} | {a['prefill_ms_per_token']:.2f} | {private} | {file} | "
-            f"{_number(a['first_audio_ms'], 0)} | {_number(a['audio_ms_per_second'])} | {_number(a['audio_share'], 2)} | "
+            f"{_number(a['first_audio_ms'], 0)} | {_number(a['audio_ms_per_second'])} | "
+            f"{_number(a['audio_share'], 2)} | "
             f"{_number(a['tokens_real_time_factor'], 3)} | {_number(a['real_time_factor'], 3)} |"
         )
     return lines
