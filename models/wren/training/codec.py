@@ -26,8 +26,8 @@ from wand_export.host.text import Frontend
 VOICE = Path(__file__).resolve().parents[1]
 CONFIG = VocoderConfig(
     levels=[4] * 5, frames_per_code=2, code_channels=192, code_hidden=384, code_blocks=5, features=130, f0_feature=128,
-    channels=256, hidden=768, blocks=8, n_fft=1200, hop=300, sample_rate=24000, look_ahead=12, frame_look_ahead=16,
-    first=20, later=40,
+    channels=256, hidden=768, blocks=8, n_fft=1200, hop=300, sample_rate=24000, look_ahead=16, frame_look_ahead=16,
+    first=16, later=40,
 )  # fmt: skip
 CROP, BATCH, STEPS, RATE = 120, 32, 1500, 1.5e-3
 END, BEGIN = 1024, 1025
