@@ -270,6 +270,7 @@ def speak(
     skip_unsayable: Annotated[
         bool, typer.Option("--skip-unsayable", help="Leave out what the voice cannot say, and report it.")
     ] = False,
+    rate: Annotated[float, typer.Option(min=0.5, max=3.0, metavar="R", help="Speed, 0.5 to 3; the pitch stays.")] = 1.0,
     threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -299,6 +300,7 @@ def speak(
             top_p=top_p,
             repetition_penalty=repetition_penalty,
             skip_unsayable=skip_unsayable,
+            rate=rate,
             threads=threads,
             text_file=None if file == Path("-") else file,
             progress=progress,

@@ -33,7 +33,6 @@ from pathlib import Path
 from typing import Any
 
 from wand_export.errors import InputError
-from wand_export.host.audio import AudioStream, GraphStream
 from wand_export.host.bundle import CHECKSUMS, MANIFEST, Bundle, load_bundle
 from wand_export.host.selftest import run_audio_selftest, run_selftest
 from wand_export.host.speech import Speaker, tokens
@@ -266,24 +265,21 @@ def use(folder: Path, sentence: str, targets: int | None = None) -> None:
     for target, artifact in list(bundle.manifest.artifacts.items())[:targets]:
         with bundle.open(target, threads=1) as session:
             for voice in voices:
-                speak(bundle, Speaker(bundle, session, _audio(bundle, target), voice), sentence)
+                speak(
+                    bundle,
+                    Speaker(bundle, session, bundle.open_audio(target, 1) if artifact.audio_decoder else None, voice),
+                    sentence,
+                )
             run_selftest(bundle, target, session)
         run_audio_selftest(bundle, target)
         if artifact.twin is not None:
             bundle.open_twin(target, threads=1).close()
 
 
-def _audio(bundle: Bundle, target: str) -> Any:
-    audio = bundle.manifest.audio
-    if bundle.manifest.artifacts[target].audio_decoder is None or (audio.decoder is None and audio.graph is None):
-        return None
-    return bundle.open_audio(target, 1) if audio.decoder is not None else bundle.open_audio_graph(target, 1)
-
-
 def speak(bundle: Bundle, speaker: Speaker, sentence: str) -> None:
     """The first tokens of a sentence, and their samples."""
     plan = speaker.plan(sentence)
-    stream: AudioStream | GraphStream | None = speaker._stream(0)
+    stream = speaker._stream(0)
     for token, hidden in islice(tokens(bundle, speaker.session, plan[0], 0), TOKENS):
         if stream is not None:
             stream.feed(token, hidden)

@@ -76,7 +76,8 @@ def test_a_bundle_carries_its_voices_and_its_decoder(spark: Path) -> None:
     bundle = load_bundle(spark / "bundle")
     assert bundle.manifest.voices == ["anna", "bert"] == inspect(spark / "bundle")["voices"]
     assert {"voices/anna/voice.json", "voices/bert/voice.json"} <= set(bundle.manifest.files)
-    assert bundle.manifest.artifacts["onnx-fp32"].audio_decoder == "audio/onnx/decoder.onnx"
+    assert bundle.manifest.artifacts["onnx-fp32"].audio_decoder == "whole"
+    assert bundle.manifest.audio.decoders["whole"].files == ["audio/onnx/decoder.onnx"]
     (copy := spark / "copy").exists() or shutil.copytree(spark / "bundle", copy)
     (copy / "voices" / "bert" / "voice.json").write_text("{}")
     with pytest.raises(BundleError, match=r"voices/bert/voice\.json"):
@@ -196,7 +197,8 @@ def test_control_tokens_that_somebody_types_are_refused(spark: Path, tmp_path: P
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"prefix": 20}, r"--prefix: 24 tokens \(the recipe's own parts and its sample sentence take \d+"),
+        ({"prefix": 20}, "prefix: its 35 fixed rows do not fit prefix_capacity 24 .*--prefix"),
+        ({"prefix": 40}, r"--prefix: 56 tokens \(the recipe's own parts and its sample sentence take \d+"),
         ({"window": 2000}, r"--window: 2000 tokens \(the model learned 803 positions: give at most 770"),
     ],
 )

@@ -34,6 +34,7 @@ def speak(
     tokens_out: Path | str | None = None,
     hidden_out: Path | str | None = None,
     seed: int = 0,
+    rate: float = 1.0,
     threads: int | None = None,
     text_file: Path | str | None = None,
     skip_unsayable: bool = False,
@@ -46,11 +47,11 @@ def speak(
     """Speak `text` into the WAV file or stream `output`, its token ids into the .npy file `tokens_out` (int64 [n]).
 
     hidden_out takes the vectors that they were picked from (float32 [n, D]), which some families' audio decoders
-    read. voice None is the bundle's first. A bundle without an audio decoder needs tokens_out or hidden_out.
-    text_file, if any, is where the text came from: no output may overwrite it, nor the bundle. progress gets the
-    seconds of audio made and the fraction of the text's tokens that are spoken. Real-time factors are compute seconds
-    over audio seconds; first_audio_ms counts from the text, with the models loaded; both are null where there is no
-    audio. `cut_sentences` counts those that the stop rule's limit ended.
+    read. voice None is the bundle's first; rate 0.5 to 3 speaks slower or faster at the voice's own pitch. A bundle
+    without an audio decoder needs tokens_out or hidden_out. text_file, if any, is where the text came from: no output
+    may overwrite it, nor the bundle. progress gets the seconds of audio made and the fraction of the text's tokens that
+    are spoken. Real-time factors are compute seconds over audio seconds; first_audio_ms counts from the text, with the
+    models loaded; both are null where there is no audio. `cut_sentences` counts those that the stop rule's limit ended.
 
     skip_unsayable leaves out what the voice cannot say, which is refused otherwise: `skipped_count` counts it, and
     `skipped` has the first of it. temperature, top_k, top_p and repetition_penalty stand in for the bundle's own;
@@ -76,15 +77,14 @@ def speak(
     preset = open_voice(opened, voice)
     name = opened.resolve(target)
     audio = opened.manifest.audio
-    described = audio.decoder is not None or audio.graph is not None
-    has_decoder = described and opened.manifest.artifacts[name].audio_decoder is not None
+    has_decoder = opened.audio_decoder(name) is not None
     if not has_decoder and tokens_out is None and hidden_out is None:
         raise BundleError(bundle, f"target {name} has no audio decoder", "ask for token ids with --tokens-out")
     if output is None and tokens_out is None and hidden_out is None:
         raise InputError(bundle, "nothing to write", "give -o or --tokens-out")
     not_run = []
     if not has_decoder:
-        reads_hidden = audio.graph is not None and any(value.source == "hidden" for value in audio.graph.inputs)
+        reads_hidden = any(decoder.reads_hidden for decoder in audio.decoders.values())
         needs = "; the family's own reads the vectors of --hidden-out" if reads_hidden else ""
         not_run.append(f"audio: target {name} has no audio decoder{needs}")
     elif output is None:
@@ -105,13 +105,12 @@ def speak(
         ids_part = ids_file and stack.enter_context(replacing(ids_file))
         vectors_part = vectors_file and stack.enter_context(replacing(vectors_file))
         session = stack.enter_context(opened.open(name, threads))
-        open_audio = opened.open_audio if audio.decoder is not None else opened.open_audio_graph
-        speaker = Speaker(opened, session, open_audio(name, threads) if wav else None, preset)
+        speaker = Speaker(opened, session, opened.open_audio(name, threads) if wav else None, preset)
         start = perf_counter()
         skipped = speaker.text.unsayable(text) if skip_unsayable else []
         plan = speaker.plan(without(text, skipped))
         text_tokens = [len(inputs["text"]) for inputs in plan]
-        for piece in speaker.speak(plan, seed, settings):
+        for piece in speaker.speak(plan, seed, settings, rate):
             lm_seconds += piece.lm_seconds
             decoder_seconds += piece.audio_seconds
             if piece.token is not None:

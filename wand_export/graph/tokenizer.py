@@ -14,7 +14,7 @@ from wand_export.graph.text.characters import characters
 from wand_export.graph.text.compare import Judge, compare
 from wand_export.graph.text.compiler import Compiled, Reading, compile_tokenizer
 from wand_export.graph.text.sentence_piece import SUFFIX, compile_model, judge_of, read_model
-from wand_export.host.prompt import PIECES_FILE
+from wand_export.spec.pieces import PIECES_FILE
 from wand_export.spec.recipe import PrefixPart, Recipe
 from wand_export.spec.schema import read_text
 

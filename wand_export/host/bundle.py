@@ -13,13 +13,16 @@ import numpy.typing as npt
 from safetensors import SafetensorError, safe_open
 
 from wand_export.errors import BundleError, InputError
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.document import MAX_BYTES, load_json, validate
 from wand_export.spec.manifest import SCHEMA_VERSION, Artifact, Manifest
+from wand_export.spec.pieces import PIECES_FILE
 from wand_export.spec.selftest import SELFTEST_FILE
+from wand_export.spec.text import LEXICON_FILE, TEXT_FILE, TEXT_FOLDER
 from wand_export.spec.voice import VOICE_FILE
 
 if TYPE_CHECKING:
-    from wand_export.host.session import AudioGraphSession, AudioSession, Session
+    from wand_export.host.session import AudioSession, Session
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
@@ -91,26 +94,19 @@ class Bundle:
 
         return OnnxTwin(self.path, target, self.manifest, self.manifest.artifacts[target], threads)
 
+    def audio_decoder(self, target: str | None = None) -> AudioDecoder | None:
+        """What the manifest tells of the audio decoder beside a target; None where it has none. Raises BundleError."""
+        name = self.manifest.artifacts[self.resolve(target)].audio_decoder
+        return None if name is None else self.manifest.audio.decoders[name]
+
     def open_audio(self, target: str | None = None, threads: int | None = None) -> "AudioSession":
-        """The audio decoder beside a target. Raises BundleError if the bundle has none."""
-        artifact = self.manifest.artifacts[self.resolve(target)]
-        if artifact.audio_decoder is None:
+        """The audio decoder beside a target. Raises BundleError if it has none."""
+        decoder = self.audio_decoder(target)
+        if decoder is None:
             raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
-        if self.manifest.audio.decoder is None:
-            fix = "it speaks whole utterances: open_audio_graph()"
-            raise BundleError(self.path / MANIFEST, "audio.decoder: describes no decoder of chunks", fix)
-        file = self.path / artifact.audio_decoder
-        session: AudioSession = _runtime(artifact).open_audio(file, self.manifest.audio.decoder, threads)
+        artifact = self.manifest.artifacts[self.resolve(target)]
+        session: AudioSession = _runtime(artifact).open_audio(self.path, decoder, threads)
         return session
-
-    def open_audio_graph(self, target: str | None = None, threads: int | None = None) -> "AudioGraphSession":
-        """The family's own audio decoder, for whole utterances. Raises BundleError if the bundle has none."""
-        from wand_export.host.runtimes.onnx import OnnxAudioGraph
-
-        artifact = self.manifest.artifacts[self.resolve(target)]
-        if artifact.audio_decoder is None or self.manifest.audio.graph is None:
-            raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
-        return OnnxAudioGraph(self.path / artifact.audio_decoder, self.manifest.audio.graph, threads)
 
     def embed(self, table: str, ids: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """Rows of a table, float32 [n, D], for ids [n]; with learned positions [n] added where they are given.
@@ -226,7 +222,9 @@ def read_manifest(folder: Path) -> Manifest:
     data = load_json(file, _AGAIN, BundleError)
     version = data.get("schema_version") if isinstance(data, dict) else None
     if type(version) is not int or version != SCHEMA_VERSION:
-        raise BundleError(file, f"schema_version: {version!r}", f"this version reads schema {SCHEMA_VERSION}")
+        older = type(version) is int and version < SCHEMA_VERSION
+        fix = "export it again with this version" if older else f"this version reads schema {SCHEMA_VERSION}"
+        raise BundleError(file, f"schema_version: {version!r}", fix)
     manifest = validate(file, data, Manifest, _AGAIN, BundleError)
     for name in manifest.files:
         _check_inside(file, name)
@@ -243,9 +241,14 @@ def _needed(manifest: Manifest) -> dict[str, str]:
     needed = {"tables": EMBEDDINGS, "files": SELFTEST_FILE}
     for target, artifact in manifest.artifacts.items():
         needed |= {f"artifacts.{target}.files.{i}": name for i, name in enumerate(artifact.files)}
-        for key, name in (("audio_decoder", artifact.audio_decoder), ("twin", artifact.twin)):
-            if name is not None:
-                needed[f"artifacts.{target}.{key}"] = name
+        if artifact.twin is not None:
+            needed[f"artifacts.{target}.twin"] = artifact.twin
+    for decoder, described in manifest.audio.decoders.items():
+        needed |= {f"audio.decoders.{decoder}.files.{i}": name for i, name in enumerate(described.files)}
+    if manifest.text.kind == "lexicon":
+        needed |= {"text.kind": f"{TEXT_FOLDER}/{TEXT_FILE}", "text.files": f"{TEXT_FOLDER}/{LEXICON_FILE}"}
+    if manifest.pieces is not None:
+        needed["pieces"] = f"{TEXT_FOLDER}/{PIECES_FILE}"
     for i, voice in enumerate(manifest.voices):
         needed[f"voices.{i}"] = f"{VOICES_FOLDER}/{voice}/{VOICE_FILE}"
     return needed

@@ -12,10 +12,10 @@ from wand_export.host.pieces import Tokenizer
 from wand_export.host.sentences import Unsayable
 from wand_export.host.text import Frontend
 from wand_export.spec.manifest import Manifest
+from wand_export.spec.pieces import PIECES_FILE
 from wand_export.spec.recipe import PrefixPart
+from wand_export.spec.text import TEXT_FOLDER
 from wand_export.spec.voice import LATENTS
-
-TEXT_FOLDER, PIECES_FILE = "text", "pieces.safetensors"
 
 Floats = npt.NDArray[np.float32]
 

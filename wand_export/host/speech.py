@@ -7,16 +7,15 @@ from time import perf_counter
 import numpy as np
 
 from wand_export.errors import InputError, WandError
-from wand_export.host.audio import AudioStream, GraphStream
+from wand_export.host.audio import SILENCE, AudioStream
 from wand_export.host.bundle import Bundle
 from wand_export.host.prompt import Inputs, PrefixOverflow, first_position, load_text, rows_of, stretches
 from wand_export.host.sampling import Sampler, StopRule
 from wand_export.host.sentences import parts
-from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session
+from wand_export.host.session import AudioSession, Floats, Session
+from wand_export.host.stretch import Stretch
 from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
-
-_SILENCE = np.empty(0, np.float32)
 
 
 def tokens(
@@ -80,7 +79,7 @@ class Speaker:
         self,
         bundle: Bundle,
         session: Session,
-        audio: AudioSession | AudioGraphSession | None,
+        audio: AudioSession | None,
         voice: Voice | None = None,
     ) -> None:
         self.bundle, self.session, self.audio, self.voice = bundle, session, audio, voice
@@ -123,32 +122,43 @@ class Speaker:
             else:
                 yield inputs
 
-    def speak(self, plan: list[Inputs], seed: int, settings: Settings | None = None) -> Iterator[Piece]:
-        """Speak planned sentences, piece by piece; sentence k is drawn with seed + k.
+    def speak(
+        self, plan: list[Inputs], seed: int, settings: Settings | None = None, rate: float = 1.0
+    ) -> Iterator[Piece]:
+        """Speak planned sentences, piece by piece, at `rate` times their speed; sentence k is drawn with seed + k.
 
         settings None takes the manifest's sampler. A chunk's samples come as soon as the tokens of its context exist.
-        Raises InputError as tokens() does.
+        Raises InputError as tokens() does, and for a rate out of range.
         """
         for sentence, inputs in enumerate(plan):
             stream = self._stream(seed + sentence)
+            stretch = Stretch(rate, self.bundle.manifest.audio.sample_rate)
             generation = tokens(self.bundle, self.session, inputs, seed + sentence, settings)
             token: int | None = 0
             while token is not None:
-                stopped, hidden = False, _SILENCE
+                stopped, hidden = False, SILENCE
                 start = perf_counter()
                 try:
                     token, hidden = next(generation)
                 except StopIteration as end:
                     token, stopped = None, end.value
                 between = perf_counter()
-                samples = _SILENCE
+                samples = SILENCE
                 if stream:
-                    samples = stream.finish() if token is None else stream.feed(token, hidden)
+                    samples = stretch.feed(stream.finish() if token is None else stream.feed(token, hidden))
+                    if token is None:
+                        samples = np.concatenate([samples, stretch.finish()])
                 yield Piece(sentence, token, stopped, hidden, samples, between - start, perf_counter() - between)
 
-    def _stream(self, seed: int) -> AudioStream | GraphStream | None:
-        audio = self.bundle.manifest.audio
-        if isinstance(self.audio, AudioGraphSession):
-            voice = self.voice
-            return GraphStream(self.audio, audio, voice.file.globals if voice else [], voice.tensors if voice else {})
-        return AudioStream(self.audio, audio, seed) if self.audio else None
+    def _stream(self, seed: int) -> AudioStream | None:
+        if self.audio is None:
+            return None
+        voice = self.voice
+        return AudioStream(
+            self.audio,
+            self.bundle.manifest.audio,
+            seed,
+            prefix=voice.file.prompt_tokens if voice else (),
+            speaker=voice.file.globals if voice else (),
+            tensors=voice.tensors if voice else None,
+        )

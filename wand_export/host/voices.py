@@ -128,7 +128,7 @@ def _read_tensors(place: Path) -> dict[str, npt.NDArray[Any]]:
 
 def _check_audio(place: Path, manifest: Manifest, tensors: dict[str, npt.NDArray[Any]]) -> None:
     """The tensors that the audio decoder takes have its shapes; one that is missing only keeps the voice silent."""
-    for wanted in manifest.audio.graph.inputs if manifest.audio.graph else []:
+    for wanted in (value for decoder in manifest.audio.decoders.values() for value in decoder.inputs):
         tensor = tensors.get(wanted.tensor or "")
         if wanted.source != "voice" or tensor is None:
             continue

@@ -10,14 +10,19 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from wand_export.layout import SLOT_MULTIPLE, kv_bytes
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.limits import MAX_HEAD_ROWS, Bytes, Count, Layers, Name, Rate, Samples, Size, Slots, Width
 from wand_export.spec.pieces import Pieces
-from wand_export.spec.recipe import AudioGraph, Licence, PrefixPart, Sampler, Stop, Text
+from wand_export.spec.recipe import Licence, PrefixPart, Sampler, Stop, Text
 from wand_export.spec.schema import Schema
-from wand_export.spec.target import Precisions, Runtime, Thresholds
+from wand_export.spec.target import AudioThresholds, Precisions, Runtime, Thresholds
 from wand_export.spec.voice import LATENTS
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+Ending = Literal["stop", "limit", "loop", "silence", "position"]
+"""Why an utterance ended: a stop token; the stop rule's limit; tokens that go round; nothing audible any more; the last
+position that the model or the artifact serves."""
 
 
 class Source(Schema):
@@ -111,33 +116,8 @@ def _check_ranges(key: str, ranges: list[tuple[int, int]]) -> None:
             raise ValueError(f"{key} hold [{first}, {last}], which must be [first, last]")
 
 
-class AudioDecoder(Schema):
-    """The tokens-to-audio graph: every call takes context + chunk + context codes and gives the chunk's samples."""
-
-    context: Count = Field(le=2**16)
-    chunk: Size = Field(le=2**16)
-    samples_per_token: Samples
-    noise_samples: Samples
-
-    @model_validator(mode="after")
-    def _noise_covers_the_chunk(self) -> Self:
-        if self.noise_samples < self.chunk_samples:
-            raise ValueError(f"noise_samples {self.noise_samples} must cover a chunk's {self.chunk_samples} samples")
-        return self
-
-    @property
-    def chunk_samples(self) -> int:
-        """Samples that a call gives."""
-        return self.chunk * self.samples_per_token
-
-    @property
-    def codes(self) -> int:
-        """Codes that a call takes: the chunk's and its context's on both sides."""
-        return self.chunk + 2 * self.context
-
-
 class Audio(Schema):
-    """What generated tokens mean. `decoder` describes one that works in chunks, `graph` one for whole utterances.
+    """What generated tokens mean. `decoders` by name: artifacts name theirs, and several may share one.
 
     Ids first_id .. first_id + codes - 1 are audio codes, token_rate of them a second; those in the [first, last]
     ranges of `silent` carry no sound, about silent_rate of them a second.
@@ -149,8 +129,7 @@ class Audio(Schema):
     codes: Size
     silent: list[tuple[Count, Count]]
     silent_rate: Rate
-    decoder: AudioDecoder | None
-    graph: AudioGraph | None = None
+    decoders: dict[Name, AudioDecoder] = Field(default={})
 
     @model_validator(mode="after")
     def _silent_is_no_code(self) -> Self:
@@ -160,12 +139,6 @@ class Audio(Schema):
                 raise ValueError(
                     f"silent [{first}, {last}] must lie outside the codes {self.first_id} to {self.last_id}"
                 )
-        return self
-
-    @model_validator(mode="after")
-    def _one_decoder(self) -> Self:
-        if self.decoder is not None and self.graph is not None:
-            raise ValueError("graph must be null where a decoder is described")
         return self
 
     @property
@@ -205,13 +178,29 @@ class Exact(Measured):
 
 
 class AudioParity(Measured):
-    """The audio decoder beside an artifact, against the vocoder in PyTorch, over chunks of one utterance."""
+    """An artifact's audio decoder in chunks, against the family's own in PyTorch over the whole utterance.
+
+    psnr_db is null when identical; log_mel_db is the root mean square difference of log-mel spectra, in dB; click_db
+    the largest jump where chunks meet, over what is usual, null where there is none. The self-test knows neither.
+    """
 
     how: Literal["ran", "interpreted", "not_run"]
     samples: Count
     psnr_db: float | None
+    log_mel_db: float | None
+    click_db: float | None
     max_abs_difference: float
     passed: bool
+
+
+class Evaluation(Schema):
+    """Speech of an artifact as a recognizer heard it. runaway_share: of the texts, those that no stop token ended."""
+
+    tool: str
+    texts: Count
+    wer: float
+    runaway_share: float
+    verdict: Literal["good", "usable", "broken"]
 
 
 class Parity(Measured):
@@ -246,7 +235,7 @@ class Artifact(Schema):
     compute_units: str | None = None
     precision: Precisions
     files: list[str] = Field(min_length=1)
-    audio_decoder: str | None
+    audio_decoder: str | None = Field(description="its name in audio.decoders")
     twin: str | None
     bytes: Bytes
     step_bytes: Bytes
@@ -254,18 +243,20 @@ class Artifact(Schema):
     emitted_by: dict[str, str]
     oldest_runtime: str | None
     thresholds: Thresholds
+    audio_thresholds: AudioThresholds = AudioThresholds()
     parity: Parity | None
+    evaluation: Evaluation | None = None
 
 
 class Manifest(Schema):
     """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS.
 
     voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; pieces: how a
-    tokenizer's tables are read, null for a lexicon and where no text can be read; a part of the
-    prefix holds no literal any more.
+    tokenizer's tables are read, null for a lexicon and where no text can be read; a part of the prefix holds no literal
+    any more; endings: reasons for an utterance's end that its hosts can meet.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     wand_export: str
     family: Name
     title: str
@@ -281,6 +272,7 @@ class Manifest(Schema):
     refused: dict[str, str] = Field({})
     voices: list[Name] = Field([])
     stop: Stop
+    endings: list[Ending] = Field(default=["stop", "limit"])
     sampler: Sampler
     text: Text
     pieces: Pieces | None = None
@@ -354,4 +346,17 @@ class Manifest(Schema):
     def _distinct_voices(self) -> Self:
         if len(set(self.voices)) < len(self.voices):
             raise ValueError(f"voices: {', '.join(self.voices)} must differ")
+        return self
+
+    @model_validator(mode="after")
+    def _audio_decoders(self) -> Self:
+        for name, artifact in self.artifacts.items():
+            if artifact.audio_decoder is None:
+                continue
+            decoder = self.audio.decoders.get(artifact.audio_decoder)
+            if decoder is None:
+                raise ValueError(f"artifacts.{name}.audio_decoder: {artifact.audio_decoder!r} is not in audio.decoders")
+            if missing := [graph.name for graph in decoder.graphs if artifact.runtime not in graph.files]:
+                place = f"audio.decoders.{artifact.audio_decoder}.graphs"
+                raise ValueError(f"{place}: {missing[0]!r} has no files for {artifact.runtime}, as {name} needs")
         return self

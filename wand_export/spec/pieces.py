@@ -6,6 +6,8 @@ from pydantic import Field, NonNegativeInt, model_validator
 
 from wand_export.spec.schema import Schema
 
+PIECES_FILE = "pieces.safetensors"
+
 LAST_CODE_POINT = 0x10FFFF
 
 Step = Literal["nfc", "nfkc", "charsmap", "replace", "lowercase", "nmt", "strip", "trim", "squeeze", "mark"]

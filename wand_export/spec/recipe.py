@@ -7,6 +7,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, field_validator, model_validator
 
+from wand_export.spec.audio import AudioInput
 from wand_export.spec.limits import Count, Name, Rate, Samples, Size, Slots, Tokens
 from wand_export.spec.schema import Schema, find_named, read_toml
 
@@ -248,26 +249,8 @@ class Text(Schema):
         return self
 
 
-class AudioInput(Schema):
-    """One input of a family's audio decoder, and where it comes from."""
-
-    name: str
-    source: Literal["codes", "hidden", "globals", "voice"] = Field(
-        description="generated codes; the vectors that they were picked from; a tensor of the voice"
-    )
-    dtype: Literal["int32", "int64", "float32"]
-    shape: list[Size | str] = Field(max_length=8, description="strings are free dimensions")
-    tensor: str | None = Field(None, description="for source voice: its name in the voice's latents.safetensors")
-
-    @model_validator(mode="after")
-    def _tensor_of_a_voice(self) -> Self:
-        if (self.tensor is None) == (self.source == "voice"):
-            raise ValueError(f"input {self.name!r} must name a tensor if its source is voice, and only then")
-        return self
-
-
-class AudioGraph(Schema):
-    """An ONNX audio decoder that speaks a whole utterance at once: what it takes, and its samples.
+class WholeGraph(Schema):
+    """An ONNX audio decoder that speaks a whole utterance at once, mode "whole" in a bundle: what it takes.
 
     Its first output, float32, holds the utterance's samples in [-1, 1] in its last dimension, the others being 1.
     """
@@ -305,7 +288,7 @@ class Audio(Schema):
     )
     silent_rate: Rate = Field(0.0, description="about how many of them come with a second of audio")
     vocoder: str | None = Field(None, description="folder with vocoder.json and vocoder.safetensors")
-    graph: AudioGraph | None = Field(None, description="what --audio-decoder must look like")
+    graph: WholeGraph | None = Field(None, description="what --audio-decoder must look like")
 
 
 class Recipe(Schema):

@@ -7,6 +7,8 @@ from pydantic import Field, PositiveInt, model_validator
 from wand_export.spec.schema import Schema, find_named, read_toml
 
 Runtime = Literal["onnx", "executorch", "coreml"]
+AudioPrecision = Literal["float32", "float16", "int8", "mixed"]
+"""How an audio decoder's weights are stored. All arithmetic is in float32, but for int8 matrices where that pays."""
 COMPONENTS = ("attention", "mlp", "head")
 """The parts of the decoder whose weights a target may hold at different precisions."""
 
@@ -48,6 +50,19 @@ class Thresholds(Schema):
     greedy_equal: bool = False
 
 
+class AudioThresholds(Schema):
+    """How near an audio decoder stays to the family's own in PyTorch; log-mel: root mean square of bands and frames."""
+
+    min_psnr_db: float = 70.0
+    max_log_mel_db: float = 0.05
+
+
+class AudioTarget(AudioThresholds):
+    """What becomes of the audio decoder."""
+
+    precision: AudioPrecision = "float32"
+
+
 class Target(Schema):
     """One deployment. Raises pydantic.ValidationError on an unknown, missing or contradictory key."""
 
@@ -60,6 +75,7 @@ class Target(Schema):
     minimum_os: str | None = Field(None, description="oldest systems that load the artifact")
     compute_units: str | None = Field(None, description="where the artifact is expected to run, not where it was seen")
     precision: Precisions
+    audio: AudioTarget = AudioTarget()
     parity: Thresholds
 
 

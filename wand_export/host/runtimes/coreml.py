@@ -13,20 +13,22 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from wand_export.errors import BundleError
 from wand_export.host.cores import checked_threads
 from wand_export.host.runtimes.coreml_interpreter import Function, Interpreter
 from wand_export.host.runtimes.coreml_package import Array, TensorType
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
-from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
+from wand_export.spec.audio import AudioChunk, AudioDecoder
+from wand_export.spec.manifest import Artifact, Manifest
 
 if importlib.util.find_spec("coremltools") is None:  # told on import, as the other runtimes tell it
     raise ModuleNotFoundError("No module named 'coremltools'", name="coremltools")
 
 PREFILL, DECODE = "prefill", "decode"
-_AUDIO_FUNCTION = "main"
+FIRST, LATER = "first", "later"
+"""Functions of an audio decoder, by the call that they are for."""
+_MIL_TYPES = {"int32": "INT32", "float32": "FLOAT32"}
 _AGAIN = "it and the manifest are of different bundles: copy or export the bundle again"
 
 Types = Mapping[str, TensorType]
@@ -44,13 +46,10 @@ def open_exact(folder: Path, name: str, manifest: Manifest, artifact: Artifact) 
     return InterpretedSession(folder, name, manifest, artifact, half=False)
 
 
-def open_audio(path: Path, decoder: AudioDecoder, threads: int | None) -> AudioSession:
-    """The audio decoder that `decoder` describes, of the package whose manifest is `path`.
-
-    Raises BundleError, InputError.
-    """
+def open_audio(folder: Path, decoder: AudioDecoder, threads: int | None) -> AudioSession:
+    """An audio decoder of a bundle at `folder`. Raises BundleError, InputError."""
     checked_threads(threads)
-    return CoreMLAudio(path.parent) if sys.platform == "darwin" else InterpretedAudio(path.parent, decoder)
+    return (CoreMLAudio if sys.platform == "darwin" else InterpretedAudio)(folder, decoder)
 
 
 class PackageSession(Session):
@@ -144,6 +143,20 @@ def _check_function(
             raise BundleError(package, told, _AGAIN)
 
 
+def _mil_type(dtype: str, shape: list[int | None]) -> TensorType:
+    """The type of a value of fixed size; sizes of 0 stand for free ones, which no package has."""
+    return TensorType(_MIL_TYPES.get(dtype, dtype), tuple(size or 0 for size in shape))
+
+
+def _check_inputs(package: Path, functions: Mapping[str, Function], name: str, inputs: Types) -> None:
+    """Raise BundleError unless a function is there and takes these inputs."""
+    if name not in functions:
+        raise BundleError(package, f"has no function {name}", _AGAIN)
+    for value, wanted in inputs.items():
+        if (found := functions[name].inputs.get(value)) != wanted:
+            raise BundleError(package, f"function {name} has {value} as {found}, not {wanted}", _AGAIN)
+
+
 def load(package: Path, function: str | None, units: str) -> Any:
     """coremltools' MLModel of one function. units: a name of ct.ComputeUnit. Raises BundleError if Core ML refuses."""
     import coremltools as ct
@@ -154,38 +167,61 @@ def load(package: Path, function: str | None, units: str) -> Any:
         raise BundleError(package, f"Core ML refuses it: {error}".splitlines()[0], "export the bundle again") from error
 
 
-def _feeds(tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> dict[str, Array]:
-    return {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
+def audio_functions(chunk: AudioChunk) -> dict[int, str]:
+    """The functions of an audio decoder, by the units that they add; one where both chunks have one length."""
+    return {chunk.first: FIRST} | {chunk.later: LATER}
 
 
-class InterpretedAudio(AudioSession):
+class PackageAudio(AudioSession):
+    """A package for each graph, whoever runs them: shapes are fixed, and each length of a chunk has its function."""
+
+    def __init__(self, folder: Path, decoder: AudioDecoder) -> None:
+        super().__init__(decoder)
+        self._graphs = {graph.name: graph for graph in decoder.graphs}
+        self._codes = next(value.name for value in decoder.inputs if value.source == "codes")
+        assert decoder.chunk is not None
+        around = decoder.look_back + decoder.look_ahead
+        self._calls = {units + around: name for units, name in audio_functions(decoder.chunk).items()}
+        self._functions = {units * decoder.unit: name for units, name in self._calls.items()}
+        self._open({graph.name: (folder / graph.files["coreml"][0]).parent for graph in decoder.graphs})
+
+    def run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = self._call(graph, self._functions[feeds[self._codes].shape[-1]], feeds)
+        return {name: np.asarray(outputs[name], np.float32) for name in self._graphs[graph].outputs}
+
+    @abstractmethod
+    def _open(self, packages: Mapping[str, Path]) -> None:
+        """Open the package of each graph."""
+
+    @abstractmethod
+    def _call(self, graph: str, function: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Call one function of a graph's package."""
+
+
+class InterpretedAudio(PackageAudio):
     """An audio decoder run by our own interpreter."""
 
     how = "interpreted"
 
-    def __init__(self, package: Path, decoder: AudioDecoder) -> None:
-        functions = Interpreter(package, half=True).functions
-        phase = TensorType("FLOAT32", (1,))
-        inputs = {
-            "tokens": TensorType("INT32", (1, decoder.codes)),
-            "noise": TensorType("FLOAT32", (1, decoder.noise_samples)),
-            "phase": phase,
-        }
-        outputs = {"audio": TensorType("FLOAT32", (1, decoder.chunk_samples)), "new_phase": phase}
-        _check_function(package, functions, _AUDIO_FUNCTION, inputs, {}, outputs)
-        self._function = functions[_AUDIO_FUNCTION]
+    def _open(self, packages: Mapping[str, Path]) -> None:
+        self._interpreters = {name: Interpreter(package, half=True) for name, package in packages.items()}
+        for name, interpreter in self._interpreters.items():
+            for units, function in self._calls.items():
+                given = self.decoder.given(units)
+                wanted = {value: _mil_type(*given[value]) for value in self._graphs[name].inputs if value in given}
+                _check_inputs(packages[name], interpreter.functions, function, wanted)
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        outputs = self._function(_feeds(tokens, noise, phase), {})
-        return outputs["audio"][0], float(outputs["new_phase"][0])
+    def _call(self, graph: str, function: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return self._interpreters[graph].functions[function](feeds, {})
 
 
-class CoreMLAudio(AudioSession):
+class CoreMLAudio(PackageAudio):
     """An audio decoder run by Core ML on a Mac. Its float32 is beyond the Neural Engine."""
 
-    def __init__(self, package: Path) -> None:
-        self._model = load(package, None, "CPU_AND_GPU")
+    def _open(self, packages: Mapping[str, Path]) -> None:
+        functions = set(self._functions.values())
+        self._models = {(n, f): load(package, f, "CPU_AND_GPU") for n, package in packages.items() for f in functions}
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        outputs = self._model.predict(_feeds(tokens, noise, phase))
-        return np.array(outputs["audio"][0], np.float32), float(outputs["new_phase"][0])
+    def _call(self, graph: str, function: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs: Mapping[str, Array] = self._models[graph, function].predict(dict(feeds))
+        return outputs

@@ -5,7 +5,7 @@ import struct
 import sys
 import threading
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -21,14 +21,16 @@ from wand_export.errors import BundleError, InputError
 from wand_export.host.cores import checked_threads
 from wand_export.host.memory import collapse_pages, release_pages
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
-from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
+from wand_export.spec.audio import AudioDecoder, AudioGraph
+from wand_export.spec.manifest import Artifact, Manifest
 
 STEP, DECODE = "step", "decode"
 """Names of the methods of a decoder and of an audio decoder."""
 _HEADER = struct.Struct("<4x4s4sIQQQ")
 """Identifier, magic of the extended header, its length, bytes of the program, first byte and bytes of the segments."""
-_FLOAT, _INT = 6, 3
-"""torch's numbers of float32 and int32."""
+_FLOAT, _INT, _LONG = 6, 3, 4
+"""torch's numbers of float32, int32 and int64."""
+_NUMBERS = {"float32": _FLOAT, "int32": _INT, "int64": _LONG}
 
 _running: "weakref.WeakSet[Program]" = weakref.WeakSet()
 """The programs that are open: they share one thread pool, which dies when its size changes."""
@@ -41,9 +43,9 @@ def open_decoder(
     return ExecutorchSession(folder, name, manifest, artifact, threads)
 
 
-def open_audio(path: Path, decoder: AudioDecoder, threads: int | None) -> "ExecutorchAudio":
-    """The audio decoder that `decoder` describes. Raises BundleError."""
-    return ExecutorchAudio(path, decoder, threads)
+def open_audio(folder: Path, decoder: AudioDecoder, threads: int | None) -> "ExecutorchAudio":
+    """An audio decoder of a bundle at `folder`. Raises BundleError."""
+    return ExecutorchAudio(folder, decoder, threads)
 
 
 class Program:
@@ -88,6 +90,20 @@ class Program:
 
 def _check_shapes(path: Path, program: Program, inputs: list[Any], outputs: list[Any]) -> None:
     if program.shapes() != (inputs, outputs):
+        raise BundleError(path, "takes or gives other shapes than the manifest tells", "copy it again")
+
+
+def _check_graph(path: Path, program: Program, graph: AudioGraph, decoder: AudioDecoder) -> None:
+    """Raise BundleError unless a program takes what its description tells, and gives as much."""
+    given = decoder.given()
+    inputs, outputs = program.shapes()
+    fits = len(inputs) == len(graph.inputs) and len(outputs) == len(graph.outputs)
+    for name, (dtype, sizes) in zip(graph.inputs, inputs, strict=False):
+        if name in given:
+            wanted, shape = given[name]
+            fits &= dtype == _NUMBERS[wanted] and len(sizes) == len(shape)
+            fits &= all(want is None or want == size for want, size in zip(shape, sizes, strict=False))
+    if not fits:
         raise BundleError(path, "takes or gives other shapes than the manifest tells", "copy it again")
 
 
@@ -166,14 +182,19 @@ class ExecutorchSession(Session):
 
 
 class ExecutorchAudio(AudioSession):
-    """An audio decoder in ExecuTorch."""
+    """An audio decoder in ExecuTorch: one program a graph, its inputs and outputs in the graph's order."""
 
-    def __init__(self, path: Path, decoder: AudioDecoder, threads: int | None) -> None:
-        self._program = Program(path, DECODE, threads)
-        inputs = [(_INT, (1, decoder.codes)), (_FLOAT, (1, decoder.noise_samples)), (_FLOAT, (1,))]
-        _check_shapes(path, self._program, inputs, [(_FLOAT, (1, decoder.chunk_samples)), (_FLOAT, (1,))])
+    def __init__(self, folder: Path, decoder: AudioDecoder, threads: int | None) -> None:
+        super().__init__(decoder)
+        self._graphs = {}
+        for graph in decoder.graphs:
+            path = folder / graph.files["executorch"][0]
+            program = Program(path, DECODE, threads)
+            _check_graph(path, program, graph, decoder)
+            self._graphs[graph.name] = program, graph
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        inputs = [torch.from_numpy(np.array(tokens[None])), torch.from_numpy(np.array(noise[None]))]
-        audio, after = self._program.run([*inputs, torch.tensor([phase], dtype=torch.float32)])
-        return audio[0], float(after[0])
+    def run(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        program, described = self._graphs[graph]
+        # Arrays of a memory-mapped table may be read-only, of which torch would warn.
+        outputs = program.run([torch.from_numpy(np.array(feeds[name])) for name in described.inputs])
+        return dict(zip(described.outputs, outputs, strict=True))

@@ -12,9 +12,9 @@ from wand_export.errors import BundleError
 from wand_export.host.cores import checked_threads
 from wand_export.host.denormals import flushed_denormals
 from wand_export.host.memory import collapse_pages, release_pages
-from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session, StepOutput
-from wand_export.spec.manifest import Artifact, AudioDecoder, Manifest
-from wand_export.spec.recipe import AudioGraph
+from wand_export.host.session import AudioSession, Floats, Session, StepOutput
+from wand_export.spec.audio import AudioDecoder, AudioGraph, AudioInput
+from wand_export.spec.manifest import Artifact, Manifest
 
 _OTHER = "it and the manifest are of different bundles: copy or export the bundle again"
 _ONNX_TYPES = {"int32": "tensor(int32)", "int64": "tensor(int64)", "float32": "tensor(float)"}
@@ -50,9 +50,9 @@ def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact
     return OnnxSession(folder, name, manifest, artifact, threads)
 
 
-def open_audio(path: Path, decoder: AudioDecoder, threads: int | None) -> "OnnxAudio":
-    """The audio decoder that `decoder` describes. Raises BundleError."""
-    return OnnxAudio(path, decoder, threads)
+def open_audio(folder: Path, decoder: AudioDecoder, threads: int | None) -> "OnnxAudio":
+    """An audio decoder of a bundle at `folder`. Raises BundleError."""
+    return OnnxAudio(folder, decoder, threads)
 
 
 class Binding:
@@ -163,33 +163,24 @@ class OnnxTwin(OnnxSession):
 
 
 class OnnxAudio(AudioSession):
-    """An audio decoder in ONNX Runtime."""
+    """An audio decoder in ONNX Runtime, checked against its description."""
 
-    def __init__(self, path: Path, decoder: AudioDecoder, threads: int | None) -> None:
-        self._path, self._session = path, load(path, threads)
-        _check_audio(path, self._session, decoder)
+    def __init__(self, folder: Path, decoder: AudioDecoder, threads: int | None) -> None:
+        super().__init__(decoder)
+        self._graphs = {}
+        for graph in decoder.graphs:
+            path = folder / graph.files["onnx"][0]
+            session = load(path, threads)
+            _check_graph(path, session, graph, decoder)
+            self._graphs[graph.name] = path, session, graph.outputs
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        feeds = {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
-        with flushed_denormals():
-            audio, after = self._session.run(["audio", "new_phase"], feeds)
-        return audio[0], float(after[0])
-
-
-class OnnxAudioGraph(AudioGraphSession):
-    """A family's own audio decoder in ONNX Runtime, checked against its description."""
-
-    def __init__(self, path: Path, graph: AudioGraph, threads: int | None) -> None:
-        self._path, self._session = path, load(path, threads)
-        _check_graph(path, self._session, graph)
-
-    def decode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
+    def run(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        path, session, outputs = self._graphs[graph]
         try:
             with flushed_denormals():
-                samples: Floats = self._session.run(None, dict(feeds))[0]
+                return dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
         except Exception as error:  # ONNX Runtime raises a class of its own for each status
-            raise BundleError(self._path, f"it fails: {error}".splitlines()[0], "check the voice's tensors") from error
-        return samples.reshape(-1)
+            raise BundleError(path, f"it fails: {error}".splitlines()[0], "check the voice's tensors") from error
 
 
 def _check_decoder(path: Path, session: Any, manifest: Manifest, capacity: int | None) -> None:
@@ -204,15 +195,6 @@ def _check_decoder(path: Path, session: Any, manifest: Manifest, capacity: int |
     _check_values(path, "output", session.get_outputs(), outputs | {f"new_{name}": cache for name in kinds})
 
 
-def _check_audio(path: Path, session: Any, decoder: AudioDecoder) -> None:
-    """Raise BundleError unless a graph takes and gives what the manifest's audio.decoder tells."""
-    phase = "float32", [1]
-    inputs = {"tokens": ("int32", [1, decoder.codes]), "noise": ("float32", [1, decoder.noise_samples]), "phase": phase}
-    outputs = {"audio": ("float32", [1, decoder.chunk_samples]), "new_phase": phase}
-    _check_values(path, "input", session.get_inputs(), inputs)
-    _check_values(path, "output", session.get_outputs(), outputs)
-
-
 def _check_values(path: Path, what: str, values: Sequence[Any], wanted: Mapping[str, tuple[str, list[Any]]]) -> None:
     """Raise BundleError unless a graph's values are those of `wanted`: type and shape, None for a free dimension."""
     found = {value.name: value for value in values}
@@ -225,25 +207,41 @@ def _check_values(path: Path, what: str, values: Sequence[Any], wanted: Mapping[
             raise BundleError(path, f"{what} {name!r} is {kind} {shape}, not {dtype} {sizes}", _OTHER)
 
 
-def check_audio_graph(path: Path, graph: AudioGraph) -> None:
-    """Raise BundleError if an ONNX file is not the audio decoder that `graph` describes."""
-    OnnxAudioGraph(path, graph, 1)
+def whole_decoder(path: Path, inputs: list[AudioInput], file: str) -> AudioDecoder:
+    """The description of an ONNX decoder of whole utterances, `file` being its place in a bundle.
 
-
-def _check_graph(path: Path, session: Any, graph: AudioGraph) -> None:
-    found = {value.name: value for value in session.get_inputs()}
-    wanted = {value.name: value for value in graph.inputs}
-    fix = f"the recipe's [audio.graph] takes: {', '.join(wanted)}"
-    if odd := sorted(set(found) ^ set(wanted)):
-        raise BundleError(path, f"input {odd[0]!r} is {'missing' if odd[0] in wanted else 'unknown'}", fix)
-    for name, value in wanted.items():
-        kind, shape = found[name].type, found[name].shape
-        if kind != _ONNX_TYPES[value.dtype]:
-            raise BundleError(path, f"input {name!r} is {kind}", f"{value.dtype} is wanted")
-        free = [not isinstance(size, int) for size in shape]
-        fits = len(shape) == len(value.shape)
-        if not fits or any(w != s and not f for w, s, f in zip(value.shape, shape, free, strict=True)):
-            raise BundleError(path, f"input {name!r} has shape {shape}", f"{value.shape} is wanted")
+    Its first output holds the samples. Raises BundleError if it takes other inputs.
+    """
+    session = load(path, 1)
     output = session.get_outputs()[0]
     if output.type != _ONNX_TYPES["float32"]:
         raise BundleError(path, f"its output {output.name!r} is {output.type}", "samples are float32")
+    names = [value.name for value in inputs]
+    graph = AudioGraph(name="decoder", inputs=names, outputs=[output.name], files={"onnx": [file]})
+    decoder = AudioDecoder(mode="whole", inputs=inputs, graphs=[graph], samples=output.name)
+    _check_graph(path, session, graph, decoder)
+    return decoder
+
+
+def _check_graph(path: Path, session: Any, graph: AudioGraph, decoder: AudioDecoder) -> None:
+    """Raise BundleError unless the file takes what its description tells."""
+    found = {value.name: value for value in session.get_inputs()}
+    fix = f"its description takes: {', '.join(graph.inputs)}"
+    if odd := sorted(set(found) ^ set(graph.inputs)):
+        raise BundleError(path, f"input {odd[0]!r} is {'missing' if odd[0] in graph.inputs else 'unknown'}", fix)
+    if missing := sorted(set(graph.outputs) - {value.name for value in session.get_outputs()}):
+        raise BundleError(path, f"output {missing[0]!r} is missing", "export the bundle again")
+    free = {value.name for value in decoder.inputs}
+    for name, (dtype, sizes) in decoder.given().items():
+        if name not in found:
+            continue
+        kind, shape = found[name].type, found[name].shape
+        if kind != _ONNX_TYPES[dtype]:
+            raise BundleError(path, f"input {name!r} is {kind}", f"{dtype} is wanted")
+        # A dimension that the file leaves free takes any size; one that its description leaves free is free in it.
+        fits = len(shape) == len(sizes) and all(
+            not isinstance(size, int) or (name not in free if wanted is None else wanted == size)
+            for wanted, size in zip(sizes, shape, strict=True)
+        )
+        if not fits:
+            raise BundleError(path, f"input {name!r} has shape {shape}", f"{sizes} is wanted, None being any size")
