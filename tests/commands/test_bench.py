@@ -1,4 +1,4 @@
-"""wand bench: from a plain script, on small machines, and when what it starts is killed."""
+"""wand bench: what it tells of the speaking chain; from a plain script, on small machines, and when it is cut short."""
 
 import json
 import subprocess
@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 
 from wand_export.commands import bench as module
-from wand_export.commands.bench import _apart, bench, read_bandwidth
+from wand_export.commands.bench import _apart, _not_run, _speech, bench, read_bandwidth
 from wand_export.errors import InputError, WandError
 from wand_export.host import cores
+from wand_export.host.bundle import load_bundle
 
 SCRIPT = """
 import json, sys
@@ -86,3 +87,14 @@ def test_the_default_is_the_fast_cores(exported: Path, monkeypatch: pytest.Monke
     with pytest.raises(KeyboardInterrupt):
         bench(exported)
     assert asked == [3] and len(cores.big_cores()) >= 1
+
+
+def test_the_chain_is_measured_with_audio_and_without(exported: Path) -> None:
+    bundle = load_bundle(exported)
+    with bundle.open("onnx-int4", 1) as session:
+        found = _speech(bundle, session, "onnx-int4", 1)
+    assert 0 < found["tokens_real_time_factor"] < found["real_time_factor"]
+    assert 0 < found["audio_share"] < 1
+    decoder = found["audio_ms_per_second"] / 1e3
+    assert decoder < found["real_time_factor"] and found["first_audio_ms"] > 0
+    assert set(found) < set(_not_run(bundle, "onnx-int4"))

@@ -265,11 +265,8 @@ def use(folder: Path, sentence: str, targets: int | None = None) -> None:
     for target, artifact in list(bundle.manifest.artifacts.items())[:targets]:
         with bundle.open(target, threads=1) as session:
             for voice in voices:
-                speak(
-                    bundle,
-                    Speaker(bundle, session, bundle.open_audio(target, 1) if artifact.audio_decoder else None, voice),
-                    sentence,
-                )
+                audio = bundle.open_audio(target, 1) if artifact.audio_decoder else None
+                speak(bundle, Speaker(bundle, session, audio, voice), sentence)
             run_selftest(bundle, target, session)
         run_audio_selftest(bundle, target)
         if artifact.twin is not None:
