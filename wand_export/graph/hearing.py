@@ -14,8 +14,8 @@ JUMP = 1e-3
 """A jump of this share of the peak is never a click."""
 AROUND = 240
 """Samples on each side of a seam whose own jumps hide one there."""
-CLICK_DB = 6.0
-"""A jump at a seam this far above those around it is a click."""
+CLICK_DB = 0.0
+"""A jump at a seam that stands out of the sound's own jumps around it is a click."""
 
 
 def log_mel(samples: npt.NDArray[np.floating], sample_rate: int) -> Floats64:
