@@ -1,9 +1,6 @@
 """ONNX: one dynamic-S graph, weights in a data file beside it, integer weights as MatMulNBits."""
 
-import logging
-import warnings
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
@@ -16,13 +13,10 @@ from wand_export.errors import InputError
 from wand_export.graph.decoder import Decoder
 from wand_export.graph.quantize import linears, quantize_blocks
 from wand_export.graph.steps import ScatterStep
+from wand_export.graph.trace import OLDEST_RUNTIME, OPSET, traced
 from wand_export.graph.vocoder import Vocoder
 from wand_export.layout import Layout
 from wand_export.spec.target import Precision, Target
-
-OPSET = 23
-OLDEST_RUNTIME = "1.23.0"
-"""Oldest onnxruntime that loads these files, found by trying: 1.22 refuses opset 23."""
 
 DECODER, DATA, TWIN, AUDIO = "decoder.onnx", "decoder.data", "twin.onnx", "audio.onnx"
 _INLINE_BYTES = 1024
@@ -126,7 +120,7 @@ def export_step(decoder: Decoder, layout: Layout | None, chunk: int) -> ir.Model
     outputs = ["logits", "hidden", *per_layer("new_keys"), *per_layer("new_values")]
     names = {"input_names": inputs, "output_names": outputs}
     shapes = (rows, None, None, None, caches, caches)
-    return _traced(ScatterStep(decoder, layout), arguments, {**names, "dynamic_shapes": shapes})
+    return traced(ScatterStep(decoder, layout), arguments, {**names, "dynamic_shapes": shapes})
 
 
 def check_inputs(model: ir.Model, windowless: bool = False) -> None:
@@ -171,17 +165,5 @@ def emit_audio(vocoder: Vocoder, folder: Path) -> str:
     tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
     arguments = (tokens, torch.zeros(1, config.noise_samples), torch.zeros(1))
     names = {"input_names": ["tokens", "noise", "phase"], "output_names": ["audio", "new_phase"]}
-    ir.save(_traced(vocoder, arguments, names), folder / AUDIO)
+    ir.save(traced(vocoder, arguments, names), folder / AUDIO)
     return AUDIO
-
-
-def _traced(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> ir.Model:
-    """torch's exporter, without its chatter."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            module, arguments, dynamo=True, opset_version=OPSET, optimize=True, verbose=False, **options
-        )
-    assert program is not None
-    return program.model

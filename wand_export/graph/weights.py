@@ -51,11 +51,12 @@ def read_weights(files: list[Path], recipe: Recipe) -> dict[str, LazyTensor]:
     """Name -> tensor of all files; nothing but headers is read yet. Raises CheckpointError."""
     tensors: dict[str, LazyTensor] = {}
     for file in files:
-        tensors |= _read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file, recipe)
+        tensors |= read_safetensors(file) if file.suffix == ".safetensors" else _read_torch(file, recipe)
     return tensors
 
 
-def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
+def read_safetensors(file: Path) -> dict[str, LazyTensor]:
+    """Name -> tensor; nothing but the header is read yet. Raises CheckpointError."""
     try:
         handle = safe_open(file, framework="pt")
         names = list(handle.keys())
@@ -68,14 +69,19 @@ def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
     return {name: lazy(name) for name in names}
 
 
-def _read_torch(file: Path, recipe: Recipe) -> dict[str, LazyTensor]:
+def load_torch(file: Path) -> Any:
+    """What a PyTorch file holds, if that is plain tensors and containers alone. Raises CheckpointError."""
     try:
-        state = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
+        return torch.load(file, map_location="cpu", weights_only=True, mmap=True)
     except pickle.UnpicklingError as error:
         fix = "only plain tensors are read; ask its author for a safetensors file"
         raise CheckpointError(file, "holds pickled code, or is damaged", fix) from error
     except (RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
         raise CheckpointError(file, f"not a whole PyTorch file: {error}".splitlines()[0], "copy it again") from error
+
+
+def _read_torch(file: Path, recipe: Recipe) -> dict[str, LazyTensor]:
+    state = load_torch(file)
     nested = recipe.checkpoint.nested
     if nested and isinstance(state, dict) and isinstance(state.get(nested), dict):
         state = state[nested]
