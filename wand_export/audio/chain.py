@@ -30,17 +30,15 @@ class Utterance:
 
 
 def utterance(codec: Codec, units: int, seed: int = 0) -> Utterance:
-    """Seeded random codes and vectors, and a voice of the shapes that the decoder takes."""
-    random = np.random.default_rng(seed)
-    streamed, fixed = dict[str, npt.NDArray[Any]](), dict[str, npt.NDArray[Any]]()
-    for value in codec.decoder.inputs:
+    """Seeded random codes and vectors, in the codec's made-up voice."""
+    random, decoder = np.random.default_rng(seed), codec.decoder
+    streamed = dict[str, npt.NDArray[Any]]()
+    for value in decoder.inputs:
         if value.source in ("codes", "hidden"):
-            shape = tuple(units * codec.decoder.unit if isinstance(size, str) else size for size in value.shape)
-        else:
-            shape = codec.voice[value.name]
-        found = random.integers(0, codec.codes, shape) if value.dtype != "float32" else random.standard_normal(shape)
-        (streamed if value.source in ("codes", "hidden") else fixed)[value.name] = found.astype(value.dtype)
-    return Utterance(units, streamed, fixed, seed)
+            shape = tuple(units * decoder.unit if isinstance(size, str) else size for size in value.shape)
+            drawn = random.integers(0, codec.codes, shape) if value.source == "codes" else random.standard_normal(shape)
+            streamed[value.name] = drawn.astype(value.dtype)
+    return Utterance(units, streamed, {name: value.numpy() for name, value in codec.voice.items()}, seed)
 
 
 def torch_runners(codec: Codec) -> dict[str, Runner]:
@@ -119,11 +117,11 @@ def inputs_of(decoder: AudioDecoder, said: Utterance, start: int, end: int) -> d
             places = range(first * decoder.unit, last * decoder.unit)
             values[value.name] = np.take(said.streamed[value.name], places, axis)
     for number, wanted in enumerate(decoder.noise):
-        values[wanted.name] = drawn(wanted, first, last, said.seed + (number << 48))
+        values[wanted.name] = noise_of(wanted, first, last, said.seed + (number << 48))
     return values
 
 
-def drawn(wanted: AudioNoise, first: int, last: int, seed: int) -> npt.NDArray[np.float32]:
+def noise_of(wanted: AudioNoise, first: int, last: int, seed: int) -> npt.NDArray[np.float32]:
     """Noise for units first to last."""
     others = [size for size in wanted.shape if size]
     count = (last - first) * wanted.per_unit

@@ -35,8 +35,8 @@ class Codec:
     decoder: its words in the streaming contract; graphs: by the names there; codes: how many values a code has;
     original: the family's own forward of one utterance, input and noise values by name -> samples;
     exact: chunks ought to equal the whole; judge: "log_mel" where phases may turn without being heard;
-    int8_arithmetic: multiplying integers makes it faster at precision "mixed"; voice: shape of each voice tensor's
-    stand-in, where a decoder takes some.
+    int8_arithmetic: multiplying integers makes it faster at precision "mixed"; voice: a made-up voice's values, by the
+    decoder's input names.
     """
 
     title: str
@@ -49,7 +49,7 @@ class Codec:
     exact: bool
     judge: Literal["psnr", "log_mel"] = "psnr"
     int8_arithmetic: bool = False
-    voice: dict[str, tuple[int, ...]] = field(default_factory=dict)
+    voice: dict[str, Tensor] = field(default_factory=dict)
 
 
 def names() -> list[str]:

@@ -33,16 +33,19 @@ def beside(file: Path, name: str) -> Path:
     return find(file.parent, name)
 
 
-def tensors(file: Path, nested: str | None = None) -> dict[str, Tensor]:
-    """Name -> tensor of a safetensors or PyTorch file; nested: the key that may hold them. Raises CheckpointError."""
+def tensors(file: Path, nested: str | None = None, only: tuple[str, ...] = ("",)) -> dict[str, Tensor]:
+    """Name -> tensor of a safetensors or PyTorch file; nested: the key that may hold them; only: how names begin.
+
+    Raises CheckpointError.
+    """
     if file.suffix == ".safetensors":
-        return {name: lazy.read() for name, lazy in read_safetensors(file).items()}
+        return {name: lazy.read() for name, lazy in read_safetensors(file).items() if name.startswith(only)}
     state = load_torch(file)
     if nested is not None and isinstance(state, dict) and isinstance(state.get(nested), dict):
         state = state[nested]
     if not isinstance(state, dict):
         raise CheckpointError(file, f"holds a {type(state).__name__}, not a state dict", _OWN)
-    return {name: value for name, value in state.items() if isinstance(value, Tensor)}
+    return {name: value for name, value in state.items() if isinstance(value, Tensor) and name.startswith(only)}
 
 
 def load(module: nn.Module, found: Mapping[str, Tensor], file: Path, prefix: str = "") -> None:

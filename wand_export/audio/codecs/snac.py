@@ -1,12 +1,13 @@
 """SNAC (hubertsiuzdak/snac): three codebooks, one, two and four codes a frame, noise blocks; Orpheus speaks with it."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 
-import torch
 from torch import Tensor, nn
 
 from wand_export.audio.codec import Codec, Graph
+from wand_export.audio.reach import residual_context
 from wand_export.audio.reading import beside, find, load, published, read_json, tensors
 from wand_export.audio.rewrites import strip_weight_norm, with_noise
 from wand_export.errors import CheckpointError
@@ -14,8 +15,6 @@ from wand_export.spec.audio import AudioChunk, AudioDecoder, AudioGraph, AudioIn
 from wand_export.spec.recipe import Licence
 
 WHERE = "pip install snac, then --code snac"
-CONTEXT = 3
-"""Frames: the convolutions reach 2.3 to either side."""
 LEVELS = ((0,), (1, 4), (2, 3, 5, 6))
 """Which of a frame's seven codes belong to each codebook, in the order that Orpheus says them."""
 
@@ -52,29 +51,28 @@ def open(path: Path, code: str | None) -> Codec:
     load(model, tensors(file), file)
     strip_weight_norm(model)
     decoder = Decoder(model, layers.NoiseBlock)
-    rates = config["decoder_rates"] if config.get("noise", True) else []
-    hop = 4 * int(torch.tensor(config["decoder_rates"]).prod())
-    steps = [4 * int(torch.tensor(config["decoder_rates"][: i + 1]).prod()) for i in range(len(rates))]
+    # Columns of a frame behind each block, which is where its noise comes in.
+    rates: list[int] = config["decoder_rates"]
+    steps = [4 * math.prod(rates[: i + 1]) for i in range(len(rates))]
+    context = residual_context(rates, per_unit=4)
     noise = [
         AudioNoise(
             name=f"noise_{i}",
             shape=[1, 1, 0],
             axis=2,
             per_unit=step,
-            before=CONTEXT * step,
-            behind=CONTEXT * step,
             distribution="normal",
         )
-        for i, step in enumerate(steps)
+        for i, step in enumerate(steps if config.get("noise", True) else [])
     ]
     names = ["codes", *(value.name for value in noise)]
     words = AudioDecoder(
         mode="window",
         unit=7,
-        hop=hop,
+        hop=steps[-1],
         chunk=AudioChunk(first=1, later=4),
-        look_back=CONTEXT,
-        look_ahead=CONTEXT,
+        look_back=context,
+        look_ahead=context,
         inputs=[AudioInput(name="codes", source="codes", dtype="int64", shape=[1, "codes"])],
         noise=noise,
         graphs=[AudioGraph(name="decoder", inputs=names, outputs=["samples"], files={})],
