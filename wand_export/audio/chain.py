@@ -21,11 +21,15 @@ Runner = Callable[[Arrays], list[npt.NDArray[Any]]]
 
 @dataclass(frozen=True)
 class Utterance:
-    """What a decoder is given: units of codes or vectors, as many as `units`, and what stays the same throughout."""
+    """What a decoder is given: units of codes or vectors, as many as `units`, and what stays the same throughout.
+
+    prefix: the voice's own codes, shaped as the streamed ones.
+    """
 
     units: int
     streamed: dict[str, npt.NDArray[Any]]
     fixed: dict[str, npt.NDArray[Any]]
+    prefix: npt.NDArray[Any]
     seed: int = 0
 
 
@@ -38,7 +42,8 @@ def utterance(codec: Codec, units: int, seed: int = 0) -> Utterance:
             shape = tuple(units * decoder.unit if isinstance(size, str) else size for size in value.shape)
             drawn = random.integers(0, codec.codes, shape) if value.source == "codes" else random.standard_normal(shape)
             streamed[value.name] = drawn.astype(value.dtype)
-    return Utterance(units, streamed, {name: value.numpy() for name, value in codec.voice.items()}, seed)
+    voice = {name: value.numpy() for name, value in codec.voice.items()}
+    return Utterance(units, streamed, voice, codec.prefix.numpy(), seed)
 
 
 def torch_runners(codec: Codec) -> dict[str, Runner]:
@@ -116,6 +121,8 @@ def inputs_of(decoder: AudioDecoder, said: Utterance, start: int, end: int) -> d
             axis = next(i for i, size in enumerate(value.shape) if isinstance(size, str))
             places = range(first * decoder.unit, last * decoder.unit)
             values[value.name] = np.take(said.streamed[value.name], places, axis)
+            if value.source == "codes" and decoder.mode == "prefix":
+                values[value.name] = np.concatenate([said.prefix, values[value.name]], axis)
     for number, wanted in enumerate(decoder.noise):
         values[wanted.name] = noise_of(wanted, first, last, said.seed + (number << 48))
     return values

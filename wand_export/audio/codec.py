@@ -7,6 +7,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Literal
 
+import torch
 from torch import Tensor, nn
 
 from wand_export.audio import codecs
@@ -36,7 +37,8 @@ class Codec:
     original: the family's own forward of one utterance, input and noise values by name -> samples;
     exact: chunks ought to equal the whole; judge: "log_mel" where phases may turn without being heard;
     int8_arithmetic: multiplying integers makes it faster at precision "mixed"; voice: a made-up voice's values, by the
-    decoder's input names.
+    decoder's input names; prefix: its codes, where they stand before those of each call; schedule: the times of a loop
+    of so many steps.
     """
 
     title: str
@@ -50,6 +52,8 @@ class Codec:
     judge: Literal["psnr", "log_mel"] = "psnr"
     int8_arithmetic: bool = False
     voice: dict[str, Tensor] = field(default_factory=dict)
+    prefix: Tensor = field(default_factory=lambda: torch.empty(1, 0, dtype=torch.int64))
+    schedule: Callable[[int], list[float]] | None = None
 
 
 def names() -> list[str]:

@@ -15,7 +15,9 @@ from wand_export.spec.codec import Held
 from wand_export.spec.target import AudioPrecision, AudioThresholds
 
 TRACED, HELD = 24, (16, 40)
-"""Units that the graphs are traced with, and those that they are then held to: a length that a graph has frozen shows."""
+"""Units that the graphs are traced with, and that they are then held to: a frozen length shows."""
+MOST = 2048
+"""Units of the longest utterance, or window, that the graphs are said to take."""
 RANDOM = ("RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike", "Bernoulli", "Multinomial")
 THRESHOLDS: dict[AudioPrecision, AudioThresholds] = {
     "float32": AudioThresholds(),
@@ -39,7 +41,7 @@ def emit(codec: Codec, folder: Path) -> None:
     for graph in codec.decoder.graphs:
         lengths = codec.graphs[graph.name].lengths
         counted = {what for axes in lengths.values() for what, _ in axes.values()}
-        dims = {what: torch.export.Dim(what, min=2, max=1 << 14) for what in sorted(counted)}
+        dims = {what: torch.export.Dim(what, min=2, max=MOST) for what in sorted(counted)}
         shapes = {
             name: {axis: each * dims[what] if each > 1 else dims[what] for axis, (what, each) in axes.items()}
             for name, axes in lengths.items()

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -71,4 +72,4 @@ def _changed(codec: Codec, said: Utterance, unit: int) -> Utterance:
 
     axes = {v.name: next((i for i, n in enumerate(v.shape) if isinstance(n, str)), 0) for v in codec.decoder.inputs}
     streamed = {name: change(value, axes[name]) for name, value in said.streamed.items()}
-    return Utterance(said.units, streamed, said.fixed, said.seed)
+    return replace(said, streamed=streamed)

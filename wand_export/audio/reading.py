@@ -110,10 +110,11 @@ def read_yaml(file: Path, tagged: bool = False) -> dict[str, Any]:
     return found
 
 
-def published(code: str | None, module: str, where: str) -> Any:
+def published(code: str | None, module: str, where: str, with_folder: str | None = None) -> Any:
     """A module of the family's published code.
 
-    code: the package's name, or the folder that holds it; where: how a user comes by it. Raises InputError where the
+    code: the package's name, or the folder that holds it; where: how a user comes by it; with_folder: a folder in that
+    one, of code that it came with. Raises InputError where the
     user named none, it is not there, or it lacks something itself.
     """
     if code is None:
@@ -121,7 +122,8 @@ def published(code: str | None, module: str, where: str) -> Any:
     folder = Path(code)
     if not folder.is_dir() and code != module.partition(".")[0]:
         raise InputError(code, "no such folder, and not the codec's package", where)
-    with _on_path(folder if folder.is_dir() else None):
+    folders = [str(folder)] * folder.is_dir() + [str(folder / with_folder)] * (with_folder is not None)
+    with _on_path(folders):
         try:
             return import_module(module)
         except ImportError as error:
@@ -129,12 +131,10 @@ def published(code: str | None, module: str, where: str) -> Any:
 
 
 @contextmanager
-def _on_path(folder: Path | None) -> Iterator[None]:
-    if folder is None:
-        yield
-        return
-    sys.path.insert(0, str(folder))
+def _on_path(folders: list[str]) -> Iterator[None]:
+    sys.path[:0] = folders
     try:
         yield
     finally:
-        sys.path.remove(str(folder))
+        for folder in folders:
+            sys.path.remove(folder)

@@ -1,7 +1,9 @@
 """What makes published decoders exportable: each computes the same as what it replaces."""
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -87,3 +89,18 @@ def codebooks(codes: Tensor, count: int, stride: int, size: int) -> Tensor:
     Code c of a frame may have ids of its own, from c x stride; what lies beyond a codebook's size is its last value.
     """
     return (codes.long() % stride).clamp(max=size - 1).reshape(1, -1, count).transpose(1, 2)
+
+
+@contextmanager
+def swapped(owner: Any, **functions: Callable[..., Any]) -> Iterator[None]:
+    """Functions of published code, a module's or an object's, replaced for a while."""
+    held = {name: vars(owner)[name] for name in functions if name in vars(owner)}
+    for name, function in functions.items():
+        setattr(owner, name, function)
+    try:
+        yield
+    finally:
+        for name in functions:
+            delattr(owner, name)
+        for name, function in held.items():
+            setattr(owner, name, function)

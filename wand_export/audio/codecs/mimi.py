@@ -37,7 +37,7 @@ class Past:
 
 
 class Decoder(nn.Module):
-    """codes int64 [1, books x frames], position int64 [1], states -> samples float32 [1, 1, hop x frames], the same after.
+    """codes int64 [1, books x n], position int64 [1], states -> samples float32 [1, 1, hop x n], position, states.
 
     position counts the transformer's own frames. With zeros as states it computes what the whole does.
     """
