@@ -51,7 +51,8 @@ TEXT = {
 
 VOCODER = VocoderConfig(
     levels=[3, 3, 3], frames_per_code=2, code_channels=8, code_hidden=16, code_blocks=1, features=6, f0_feature=4,
-    channels=8, hidden=16, blocks=1, n_fft=400, hop=100, sample_rate=8000, context=16, chunk=8,
+    channels=8, hidden=16, blocks=1, n_fft=400, hop=100, sample_rate=8000, look_ahead=16, frame_look_ahead=32,
+    first=4, later=8,
 )  # fmt: skip
 
 

@@ -1,6 +1,6 @@
 """A voice in plain Python: a bundle, a session and an audio decoder that need no runtime and no files."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,17 +9,28 @@ import pytest
 
 from wand_export.host.bundle import Bundle
 from wand_export.host.session import AudioSession, Session, StepOutput
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import Manifest
 
 HIDDEN, CODES, STOP = 4, 8, 8
-CONTEXT, CHUNK, SAMPLES_PER_TOKEN = 2, 3, 2
+HOP = 2
+
+
+DECODER = AudioDecoder.model_validate(
+    {
+        "mode": "window", "hop": HOP, "chunk": {"first": 3, "later": 3}, "look_back": 2, "look_ahead": 2, "outside": -1,
+        "inputs": [{"name": "codes", "source": "codes", "dtype": "int32", "shape": [1, "n"]}],
+        "graphs": [{"name": "fake", "inputs": ["codes"], "outputs": ["audio"], "files": {"onnx": ["audio.onnx"]}}],
+        "samples": "audio",
+    }
+)  # fmt: skip
 
 
 def manifest_with(**changes: Any) -> Manifest:
     """A manifest of a voice with 8 audio codes, stop id 8, and a text token for each character of a tokenizer."""
     half = {"bits": 32}
     document = {
-        "schema_version": 1,
+        "schema_version": 2,
         "wand_export": "0",
         "family": "fake",
         "title": "Fake",
@@ -49,13 +60,11 @@ def manifest_with(**changes: Any) -> Manifest:
             "first_id": 0,
             "silent": [],
             "silent_rate": 0.0,
-            "decoder": {
-                "context": CONTEXT, "chunk": CHUNK, "samples_per_token": SAMPLES_PER_TOKEN, "noise_samples": 10,
-            },
+            "decoders": {"fake": DECODER.model_dump(mode="json")},
         },
         "artifacts": {
             "plain": {
-                "runtime": "onnx", "delegate": "cpu", "files": [], "audio_decoder": "audio.onnx", "twin": None,
+                "runtime": "onnx", "delegate": "cpu", "files": [], "audio_decoder": "fake", "twin": None,
                 "precision": {"attention": half, "mlp": half, "head": half, "embeddings": "fp32"},
                 "bytes": 0, "step_bytes": 0, "prefill_chunk": 5, "emitted_by": {}, "oldest_runtime": None,
                 "thresholds": {"min_psnr_db": 0.0}, "parity": None,
@@ -111,15 +120,16 @@ class FakeSession(Session):
 
 
 class FakeAudio(AudioSession):
-    """Sample i of code c at phase f is (c + 1) / 16 for each sample of the token; records its calls."""
+    """Every sample of code c is (c + 1) / 16; records the codes of its calls."""
 
-    def __init__(self) -> None:
-        self.calls: list[tuple[list[int], np.ndarray, float]] = []
+    def __init__(self, decoder: AudioDecoder = DECODER) -> None:
+        super().__init__(decoder)
+        self.calls: list[list[int]] = []
 
-    def decode(self, tokens: np.ndarray, noise: np.ndarray, phase: float) -> tuple[np.ndarray, float]:
-        self.calls.append((tokens.tolist(), noise, phase))
-        chunk = tokens[CONTEXT : CONTEXT + CHUNK]
-        return np.repeat((chunk + 1) / 16, SAMPLES_PER_TOKEN).astype(np.float32), phase + 0.25
+    def run(self, graph: str, feeds: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        codes = feeds["codes"]
+        self.calls.append(codes.flatten().tolist())
+        return {"audio": np.repeat((codes + 1) / 16, HOP, axis=1).astype(np.float32)}
 
 
 @pytest.fixture

@@ -4,21 +4,21 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from wand_export.audio.chain import onnx_runners, utterance
+from wand_export.audio.chain import speak, speak_whole, utterance
 from wand_export.audio.codec import Codec
-from wand_export.audio.parity import THRESHOLDS, emit, hold
+from wand_export.audio.parity import THRESHOLDS, emit, hold, originals
 from wand_export.audio.reach import measured
-from wand_export.audio.storage import store
-from wand_export.errors import ParityError
+from wand_export.errors import InputError, ParityError
+from wand_export.graph.hearing import log_mel_db
+from wand_export.host.runtimes.onnx import OnnxAudio
 from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.codec import Held
 from wand_export.spec.target import AudioPrecision, AudioThresholds
 
 EXACT = 1e-4
 """Of the peak: chunks that ought to equal the whole differ by no more, which float32 explains."""
-MEASURED_UNITS = 4
-"""Reach is measured over an utterance of so many times what a call hears, at least."""
-LEAST_UNITS, MOST_UNITS = 24, 200
+LEAST_UNITS, MOST_UNITS, WINDOWS = 24, 200, 4
+"""Reach is measured over an utterance of so many windows, no less and no more than so many units."""
 
 
 @dataclass(frozen=True)
@@ -36,43 +36,62 @@ def build(
     folder: Path,
     precision: AudioPrecision = "float32",
     *,
+    steps: int | None = None,
     thresholds: AudioThresholds | None = None,
     allow_low_parity: bool = False,
     report: Callable[[str], None] = lambda stage: None,
 ) -> Built:
     """Write the decoder's ONNX files into `folder`, whose names the decoder that is returned knows.
 
-    Raises ParityError where a graph cannot be exported, is frozen, or is below its thresholds; the latter is a warning
-    with allow_low_parity.
+    steps: of a decoder's loop, instead of the family's own number. Raises ParityError where a graph cannot be exported,
+    is frozen, or is below its thresholds; the latter is a warning with allow_low_parity. Raises InputError for steps
+    of a decoder that has no loop.
     """
+    if steps is not None and (codec.schedule is None or codec.decoder.loop is None):
+        raise InputError("--steps", f"{codec.title} takes no steps", "leave it out")
     floor, warnings = thresholds or THRESHOLDS[precision], list[str]()
     graphs = [graph.model_copy(update={"files": {"onnx": [f"{graph.name}.onnx"]}}) for graph in codec.decoder.graphs]
     codec = replace(codec, decoder=codec.decoder.model_copy(update={"graphs": graphs, "precision": precision}))
+    report("asking the codec's own code")
+    expected = originals(codec)
     report("exporting the graphs")
     emit(codec, folder)
-    report("comparing float32 with the codec's own code")
-    exact = hold(codec, folder)
-    _judge(codec, exact, THRESHOLDS["float32"], allow_low_parity, warnings)
+    report("comparing them with the codec's own code")
+    held = hold(codec, folder, expected)
+    passed = _judge(codec, held, floor, allow_low_parity, warnings)
+    if steps is not None:
+        codec = _fewer(codec, folder, steps, warnings)
     report("measuring how far a code is heard")
     decoder = codec.decoder
     heard = decoder.look_back + decoder.look_ahead + (decoder.chunk.later if decoder.chunk else 0)
-    units = max(LEAST_UNITS, min(MOST_UNITS, MEASURED_UNITS * heard))
-    found = measured(codec, onnx_runners(decoder, folder), utterance(codec, units))
+    session, said = OnnxAudio(folder, decoder, None), utterance(codec, _between(heard * WINDOWS))
+    found = measured(session, codec, said)
     if found is not None and found.error > EXACT:
-        what = f"chunks differ from the whole by {found.error:.1e} of the peak"
-        if found.exact and not allow_low_parity:
+        distance = log_mel_db(speak(session, codec, said), speak_whole(session, codec, said)[0], codec.sample_rate)
+        what = f"chunks differ from the whole by {found.error:.1e} of the peak, log-mel spectra by {distance:.2f} dB"
+        if found.exact and precision == "float32" and not allow_low_parity:
             raise ParityError("audio decoder", f"{what}, and ought to be equal", "--allow-low-parity writes it")
-        warnings.append(f"{what[0].upper()}{what[1:]}: it was cut into calls that hear {heard} units.")
-    held, passed = exact, True
-    if precision != "float32":
-        report(f"storing weights at {precision}")
-        for graph in decoder.graphs:
-            if not codec.graphs[graph.name].float32:
-                store(folder / graph.files["onnx"][0], precision, codec.int8_arithmetic)
-        report(f"comparing {precision} with the codec's own code")
-        held = hold(codec, folder)
-        passed = _judge(codec, held, floor, allow_low_parity, warnings)
+        warnings.append(f"{what[0].upper()}{what[1:]}.")
     return Built(decoder.model_copy(update={"measured": found}), held, passed, warnings)
+
+
+def _between(units: int) -> int:
+    return max(LEAST_UNITS, min(MOST_UNITS, units))
+
+
+def _fewer(codec: Codec, folder: Path, steps: int, warnings: list[str]) -> Codec:
+    """The codec with so many steps, and a warning that tells what they cost."""
+    loop, schedule = codec.decoder.loop, codec.schedule
+    assert loop is not None and schedule is not None
+    other = replace(
+        codec,
+        decoder=codec.decoder.model_copy(update={"loop": loop.model_copy(update={"times": schedule(steps)})}),
+    )
+    said = utterance(codec, LEAST_UNITS)
+    own, fewer = (speak_whole(OnnxAudio(folder, c.decoder, None), c, said)[0] for c in (codec, other))
+    distance = log_mel_db(fewer, own, codec.sample_rate)
+    warnings.append(f"{steps} steps instead of {len(loop.times) - 1} move log-mel spectra by {distance:.2f} dB.")
+    return other
 
 
 def _judge(codec: Codec, held: list[Held], floor: AudioThresholds, allowed: bool, warnings: list[str]) -> bool:

@@ -1,14 +1,14 @@
 """How far a code is heard: by changing codes, and by chunks against the whole."""
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
-import numpy.typing as npt
 
-from wand_export.audio.chain import Runner, Utterance, chunked, whole
+from wand_export.audio.chain import Utterance, speak, speak_whole
 from wand_export.audio.codec import Codec
+from wand_export.host.session import AudioSession
 from wand_export.spec.audio import Measured, Reach
 
 THRESHOLDS = (1e-4, 1e-3, 1e-2)
@@ -29,23 +29,23 @@ def residual_context(rates: Sequence[int], per_unit: int = 1) -> int:
     return math.ceil((columns + 3 / width) / per_unit)
 
 
-def measured(codec: Codec, runners: Mapping[str, Runner], said: Utterance) -> Measured | None:
+def measured(session: AudioSession, codec: Codec, said: Utterance) -> Measured | None:
     """What was found in an utterance; None for a decoder that knows no chunks."""
-    decoder = codec.decoder
-    if decoder.hop is None:
+    hop, unit = codec.decoder.hop, codec.decoder.unit
+    if hop is None:
         return None
-    before = whole(decoder, runners, said)
-    peak = float(np.abs(before).max())
+    before, _ = speak_whole(session, codec, said)
+    units, peak = len(said.codes) // unit, float(np.abs(before).max())
     left, right = dict.fromkeys(THRESHOLDS, 0), dict.fromkeys(THRESHOLDS, 0)
-    for unit in (0, said.units // 2, said.units - 1):
-        moved = np.abs(whole(decoder, runners, _changed(codec, said, unit)) - before)
+    for place in (0, units // 2, units - 1):
+        moved = np.abs(speak_whole(session, codec, _changed(codec, said, place))[0] - before)
         for threshold in THRESHOLDS:
-            units = np.flatnonzero(moved > threshold * peak) // decoder.hop
-            if units.size:
-                left[threshold] = max(left[threshold], int(units[-1]) - unit)
-                right[threshold] = max(right[threshold], unit - int(units[0]))
-    # What moves the far end of the utterance moves all of it.
-    far = said.units - 1 - said.units // 2
+            heard = np.flatnonzero(moved > threshold * peak) // hop
+            if heard.size:
+                left[threshold] = max(left[threshold], int(heard[-1]) - place)
+                right[threshold] = max(right[threshold], place - int(heard[0]))
+    # What is heard from the middle to an end is heard throughout.
+    far = units - 1 - units // 2
     reach = [
         Reach(
             threshold=threshold,
@@ -54,22 +54,15 @@ def measured(codec: Codec, runners: Mapping[str, Runner], said: Utterance) -> Me
         )
         for threshold in THRESHOLDS
     ]
-    parts = np.concatenate(list(chunked(decoder, runners, said)))
-    error = float(np.abs(parts - before[: len(parts)]).max()) / peak
+    error = float(np.abs(speak(session, codec, said) - before).max()) / peak
     return Measured(reach=reach, error=error, exact=codec.exact)
 
 
-def _changed(codec: Codec, said: Utterance, unit: int) -> Utterance:
+def _changed(codec: Codec, said: Utterance, place: int) -> Utterance:
     """The same utterance but for one unit."""
-
-    def change(value: npt.NDArray[np.generic], axis: int) -> npt.NDArray[np.generic]:
-        value = value.copy()
-        places = [slice(None)] * value.ndim
-        places[axis] = slice(unit * codec.decoder.unit, (unit + 1) * codec.decoder.unit)
-        old = value[tuple(places)]
-        value[tuple(places)] = (old + codec.codes // 2 + 1) % codec.codes if value.dtype.kind == "i" else -old
-        return value
-
-    axes = {v.name: next((i for i, n in enumerate(v.shape) if isinstance(n, str)), 0) for v in codec.decoder.inputs}
-    streamed = {name: change(value, axes[name]) for name, value in said.streamed.items()}
-    return replace(said, streamed=streamed)
+    own = slice(place * codec.decoder.unit, (place + 1) * codec.decoder.unit)
+    codes, hidden = said.codes.copy(), None if said.hidden is None else said.hidden.copy()
+    codes[own] = (codes[own] + codec.codes // 2 + 1) % codec.codes
+    if hidden is not None:
+        hidden[own] *= -1
+    return replace(said, codes=codes, hidden=hidden)

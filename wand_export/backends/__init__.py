@@ -1,7 +1,8 @@
 """What turns the decoder into files, one module a runtime.
 
 Each offers emit(decoder, layout, target, folder, with_twin) -> Emitted, which may replace the decoder's linear layers
-in place, and emit_audio(vocoder, folder) -> name of the file that the audio session opens.
+in place, and emit_audio(vocoder, decoder, folder) -> names of files, of which the audio session opens the first; that
+may replace layers of the vocoder too.
 """
 
 from dataclasses import dataclass

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from wand_export.backends import Emitted
+from wand_export.graph.onnx_weights import DynamicLinear, store
 from wand_export.errors import InputError
 from wand_export.graph.decoder import Decoder
 from wand_export.graph.quantize import linears, quantize_blocks
@@ -16,9 +17,10 @@ from wand_export.graph.steps import ScatterStep
 from wand_export.graph.trace import OLDEST_RUNTIME, OPSET, traced
 from wand_export.graph.vocoder import Vocoder
 from wand_export.layout import Layout
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.target import Precision, Target
 
-DECODER, DATA, TWIN, AUDIO = "decoder.onnx", "decoder.data", "twin.onnx", "audio.onnx"
+DECODER, DATA, TWIN = "decoder.onnx", "decoder.data", "twin.onnx"
 _INLINE_BYTES = 1024
 _INT8_ACTIVATIONS = 4
 """MatMulNBits' accuracy_level that multiplies integers; the others are more than twice as slow."""
@@ -159,11 +161,25 @@ def is_large(tensor: ir.TensorProtocol | None) -> bool:
     return tensor is not None and not isinstance(tensor, ir.ExternalTensor) and tensor.nbytes > _INLINE_BYTES
 
 
-def emit_audio(vocoder: Vocoder, folder: Path) -> str:
-    """Write the audio decoder as one ONNX file of fixed shapes, and return its name."""
-    config = vocoder.config
-    tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
-    arguments = (tokens, torch.zeros(1, config.noise_samples), torch.zeros(1))
-    names = {"input_names": ["tokens", "noise", "phase"], "output_names": ["audio", "new_phase"]}
-    ir.save(traced(vocoder, arguments, names), folder / AUDIO)
-    return AUDIO
+def emit_audio(vocoder: Vocoder, decoder: AudioDecoder, folder: Path) -> list[str]:
+    """Write the audio decoder as one ONNX file for chunks of any length, and return its name.
+
+    In mixed precision the linear layers of the spectra, replaced in place, multiply integers; the rest is float16.
+    """
+    if decoder.precision == "mixed":
+        for name, linear in vocoder.spectra.named_modules():
+            if isinstance(linear, nn.Linear):
+                parent, _, child = name.rpartition(".")
+                setattr(vocoder.spectra.get_submodule(parent), child, DynamicLinear(linear))
+    chunk = torch.export.Dim("chunk", min=2, max=_MAX_ROWS)
+    config, graph = vocoder.config, decoder.graphs[0]
+    states = vocoder.states()
+    arguments = (*vocoder.example(3), *states)
+    edges = config.noise_samples(0)
+    shapes = ({1: chunk + config.look_ahead}, {1: config.samples_per_code * chunk + edges}, tuple({} for _ in states))
+    names = {"input_names": graph.inputs, "output_names": graph.outputs, "dynamic_shapes": shapes}
+    model = traced(vocoder, arguments, names)
+    store(model, decoder.precision)
+    file = f"{decoder.precision}.onnx"
+    ir.save(model, folder / file)
+    return [file]

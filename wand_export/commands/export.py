@@ -1,5 +1,6 @@
 """wand export: a checkpoint to a verified bundle, written whole or not at all."""
 
+import copy
 import gc
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,18 +20,20 @@ from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
 from wand_export.graph.hub import located, name_of
 from wand_export.graph.tokenizer import load_tokenizer, resolved
-from wand_export.graph.vocoder import Vocoder, load_vocoder
+from wand_export.graph.vocoder import describe, load_vocoder
 from wand_export.host import selftest
 from wand_export.host.bundle import CHECKSUMS, EMBEDDINGS, MANIFEST, VOICES_FOLDER, Bundle, sha256_of, to_json
 from wand_export.host.prompt import TEXT_FOLDER, TOKENIZER_FILE, load_text, stretches
-from wand_export.host.runtimes.onnx import check_audio_graph
+from wand_export.host.runtimes.onnx import whole_decoder
 from wand_export.host.voices import load_voice
 from wand_export.layout import KV_FORMULA, Layout, kv_bytes
 from wand_export.report import write_report
+from wand_export.spec.audio import AudioDecoder, AudioGraph
 from wand_export.spec.manifest import (
+    SCHEMA_VERSION,
     Artifact,
     Audio,
-    AudioDecoder,
+    BundleText,
     EmbeddingTable,
     Head,
     KVCache,
@@ -41,11 +44,12 @@ from wand_export.spec.manifest import (
 )
 from wand_export.spec.recipe import Recipe
 from wand_export.spec.selftest import Stretch
-from wand_export.spec.target import Target, load_target
+from wand_export.spec.target import AudioThresholds, Target, load_target
 from wand_export.spec.voice import TENSORS_FILE, VOICE_FILE
 
 AUDIO_FOLDER, AUDIO_RUNTIME = "audio", "onnx"
-"""A family's own audio decoder comes as an ONNX file."""
+WHOLE, WHOLE_FILE = "whole", f"{AUDIO_FOLDER}/{AUDIO_RUNTIME}/decoder.onnx"
+"""A family's own audio decoder comes as an ONNX file and speaks whole utterances."""
 TWIN_RUNTIME = "onnx"
 """The twin is what a user has today, beside our own: one runtime is enough for that."""
 BEYOND_WRAP = 32
@@ -91,7 +95,7 @@ def export(
     extras = Extras(tokenizer, _voices(draft, voices), audio_decoder)
     draft = draft.model_copy(update={"voices": list(extras.voices)})
     if audio_decoder is not None:
-        _check_audio_decoder(draft, audio_decoder, wanted)
+        draft = _with_decoder(draft, audio_decoder, wanted)
     if dry_run:
         return {**draft.model_dump(mode="json"), "warnings": warnings}
     with _whole(output) as folder:
@@ -120,12 +124,25 @@ def _voices(manifest: Manifest, folders: Sequence[Path]) -> dict[str, Path]:
     return found
 
 
-def _check_audio_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> None:
-    if manifest.audio.graph is None:
+def _audio(recipe: Recipe) -> Audio:
+    """What a recipe says of audio; its own decoder for whole utterances is described even where no file of it comes."""
+    told, decoders = recipe.audio, {}
+    if told.graph is not None:
+        names = [value.name for value in told.graph.inputs]
+        graph = AudioGraph(name="decoder", inputs=names, outputs=["audio"], files={})
+        decoders[WHOLE] = AudioDecoder(mode="whole", inputs=told.graph.inputs, graphs=[graph], samples="audio")
+    return Audio(**told.model_dump(exclude={"vocoder", "graph"}), decoders=decoders)
+
+
+def _with_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> Manifest:
+    """The manifest with the description of a family's own audio decoder, once it was checked. Raises InputError."""
+    if WHOLE not in manifest.audio.decoders:
         raise InputError(file, f"recipe {manifest.family} takes no audio decoder", "leave --audio-decoder out")
     if not any(target.runtime == AUDIO_RUNTIME for target in targets):
         raise InputError(file, "no onnx target to carry it", "add an onnx target, or leave --audio-decoder out")
-    check_audio_graph(file, manifest.audio.graph)
+    decoder = whole_decoder(file, manifest.audio.decoders[WHOLE].inputs, WHOLE_FILE)
+    audio = manifest.audio.model_copy(update={"decoders": {WHOLE: decoder}})
+    return manifest.model_copy(update={"audio": audio})
 
 
 def _source(checkpoint: Path | str | None, recipe: str | None, random_weights: bool, layers: int | None) -> Checkpoint:
@@ -171,7 +188,7 @@ def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[
     dtype: Literal["float32", "float16"] = "float32" if precise else "float16"
     learned = recipe.tables[recipe.speech_table].positions
     return Manifest(
-        schema_version=1,
+        schema_version=SCHEMA_VERSION,
         wand_export=__version__,
         family=recipe.family,
         title=recipe.title,
@@ -207,8 +224,8 @@ def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[
         voices=[],
         stop=recipe.stop,
         sampler=recipe.sampler,
-        text=recipe.text,
-        audio=Audio(**recipe.audio.model_dump(exclude={"vocoder"}), decoder=None),
+        text=BundleText(**recipe.text.model_dump()),
+        audio=_audio(recipe),
         artifacts={},
         not_run=[],
         files={},
@@ -253,19 +270,15 @@ def _fill(
         for file in (VOICE_FILE, TENSORS_FILE):
             if (voice / file).exists():
                 shutil.copyfile(voice / file, folder / VOICES_FOLDER / name / file)
-    audio, audio_files = draft.audio, dict[str, str]()
+    decoders, chosen = draft.audio.decoders, dict[str, str]()
     if source.recipe.audio.vocoder is not None:
-        vocoder = load_vocoder(source.find(source.recipe.audio.vocoder))
-        audio = audio.model_copy(update={"decoder": _audio_decoder(vocoder)})
-        for runtime in dict.fromkeys(target.runtime for target in targets):
-            report(f"{runtime}: emitting the audio decoder")
-            place = f"{AUDIO_FOLDER}/{runtime}"
-            (folder / place).mkdir(parents=True)
-            audio_files[runtime] = f"{place}/{backends.of(runtime).emit_audio(vocoder, folder / place)}"
+        decoders = _emit_audio(folder, source, targets, report)
+        chosen = {target.name: target.audio.precision for target in targets}
     elif extras.audio_decoder is not None:
-        (folder / AUDIO_FOLDER / AUDIO_RUNTIME).mkdir(parents=True)
-        audio_files[AUDIO_RUNTIME] = f"{AUDIO_FOLDER}/{AUDIO_RUNTIME}/decoder.onnx"
-        shutil.copyfile(extras.audio_decoder, folder / audio_files[AUDIO_RUNTIME])
+        (folder / WHOLE_FILE).parent.mkdir(parents=True)
+        shutil.copyfile(extras.audio_decoder, folder / WHOLE_FILE)
+        chosen = {target.name: WHOLE for target in targets if target.runtime == AUDIO_RUNTIME}
+    audio = draft.audio.model_copy(update={"decoders": decoders})
     artifacts: dict[str, Artifact] = {}
     for target in targets:
         report(f"{target.name}: emitting")
@@ -273,7 +286,7 @@ def _fill(
         twin = with_twin and target.runtime == TWIN_RUNTIME
         emitted = backends.of(target.runtime).emit(source.decoder(), layout, target, folder / target.name, twin)
         gc.collect()  # exported programs hold the weights in cycles
-        artifacts[target.name] = _artifact(folder, target, emitted, audio_files.get(target.runtime))
+        artifacts[target.name] = _artifact(folder, target, emitted, chosen.get(target.name))
     manifest = draft.model_copy(update={"audio": audio, "artifacts": artifacts})
     manifest = _verify(folder, source, manifest, targets, speakable, report)
     for target in targets:
@@ -301,14 +314,24 @@ def _copy_text(source: Checkpoint, folder: Path, tokenizer: tokenizers.Tokenizer
     return True
 
 
-def _audio_decoder(vocoder: Vocoder) -> AudioDecoder:
-    config = vocoder.config
-    return AudioDecoder(
-        context=config.context,
-        chunk=config.chunk,
-        samples_per_token=config.samples_per_token,
-        noise_samples=config.noise_samples,
-    )
+def _emit_audio(
+    folder: Path, source: Checkpoint, targets: list[Target], report: Callable[[str], None]
+) -> dict[str, AudioDecoder]:
+    """Emit the checkpoint's vocoder once for each precision and runtime of the targets: decoders by precision."""
+    assert source.recipe.audio.vocoder is not None
+    vocoder = load_vocoder(source.find(source.recipe.audio.vocoder))
+    decoders: dict[str, AudioDecoder] = {}
+    for precision, runtime in dict.fromkeys((target.audio.precision, target.runtime) for target in targets):
+        report(f"{runtime}: emitting the audio decoder, {precision}")
+        place = f"{AUDIO_FOLDER}/{runtime}"
+        (folder / place).mkdir(parents=True, exist_ok=True)
+        decoder = decoders.get(precision) or describe(vocoder).model_copy(update={"precision": precision})
+        emitted = backends.of(runtime).emit_audio(copy.deepcopy(vocoder), decoder, folder / place)
+        graph = decoder.graphs[0]
+        files = {**graph.files, runtime: [f"{place}/{name}" for name in emitted]}
+        decoders[precision] = decoder.model_copy(update={"graphs": [graph.model_copy(update={"files": files})]})
+        gc.collect()
+    return decoders
 
 
 def _artifact(folder: Path, target: Target, emitted: backends.Emitted, audio_decoder: str | None) -> Artifact:
@@ -330,6 +353,7 @@ def _artifact(folder: Path, target: Target, emitted: backends.Emitted, audio_dec
         emitted_by=emitted.emitted_by,
         oldest_runtime=emitted.oldest_runtime,
         thresholds=target.parity,
+        audio_thresholds=AudioThresholds(**target.audio.model_dump(exclude={"precision"})),
         parity=None,
     )
 
@@ -384,7 +408,9 @@ def _below(target: Target, parity: Parity, allowed: bool, warnings: list[str]) -
     if parity.exact is not None and not ladder.is_exact(parity.exact):
         found = f"not the reference even in float32 arithmetic: {parity.exact.psnr_db} dB; {found}"
     if parity.audio is not None and not parity.audio.passed:
-        found = f"its audio decoder is at {parity.audio.psnr_db} dB, below {ladder.FLOAT32_PSNR_DB}; {found}"
+        audio, floor_db = parity.audio, target.audio.min_psnr_db
+        told = f"{audio.psnr_db} dB (at least {floor_db}), log-mel {audio.log_mel_db} dB, clicks {audio.click_db} dB"
+        found = f"its audio decoder is at {told}; {found}"
     if not allowed:
         raise ParityError(
             target.name, f"{found}, below its {floor}", "nothing was written; --allow-low-parity writes it"

@@ -42,8 +42,7 @@ def speak(
     preset = open_voice(opened, voice)
     name = opened.resolve(target)
     audio = opened.manifest.audio
-    described = audio.decoder is not None or audio.graph is not None
-    has_decoder = described and opened.manifest.artifacts[name].audio_decoder is not None
+    has_decoder = opened.audio_decoder(name) is not None
     if not has_decoder and tokens_out is None and hidden_out is None:
         raise BundleError(bundle, f"target {name} has no audio decoder", "ask for token ids with --tokens-out")
     if output is None and tokens_out is None and hidden_out is None:
@@ -51,7 +50,7 @@ def speak(
     wanted = output if has_decoder else None
     not_run = []
     if not has_decoder:
-        reads_hidden = audio.graph is not None and any(value.source == "hidden" for value in audio.graph.inputs)
+        reads_hidden = any(decoder.reads_hidden for decoder in audio.decoders.values())
         needs = "; the family's own reads the vectors of --hidden-out" if reads_hidden else ""
         not_run.append(f"audio: target {name} has no audio decoder{needs}")
     elif output is None:
@@ -68,8 +67,7 @@ def speak(
         ids_part = stack.enter_context(replacing(tokens_out)) if tokens_out else None
         vectors_part = stack.enter_context(replacing(hidden_out)) if hidden_out else None
         session = stack.enter_context(opened.open(name, threads))
-        open_audio = opened.open_audio if audio.decoder is not None else opened.open_audio_graph
-        speaker = Speaker(opened, session, open_audio(name, threads) if wav else None, preset)
+        speaker = Speaker(opened, session, opened.open_audio(name, threads) if wav else None, preset)
         start = perf_counter()
         plan = speaker.plan(text)
         text_tokens = [len(inputs["text"]) for inputs in plan]

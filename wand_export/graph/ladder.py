@@ -1,18 +1,20 @@
 """The parity ladder: what the reference says of a golden request, and how far each rung is from it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from random import Random
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import torch
 
 from wand_export.graph.checkpoint import Checkpoint
+from wand_export.graph.hearing import CLICK_DB, Floats64, click_db, log_mel_db, seams
 from wand_export.graph.quantize import round_as_half, round_reference
 from wand_export.graph.reference import Reference
 from wand_export.graph.steps import ScatterStep
-from wand_export.graph.vocoder import Vocoder, load_vocoder
+from wand_export.graph.vocoder import Vocoder, describe, load_vocoder
 from wand_export.host.bundle import Bundle
 from wand_export.host.selftest import (
     Comparison,
@@ -26,9 +28,10 @@ from wand_export.host.selftest import (
 )
 from wand_export.host.session import AudioSession, Floats, Session
 from wand_export.layout import Layout
+from wand_export.spec.audio import AudioChunk, AudioDecoder
 from wand_export.spec.manifest import Audio, AudioParity, ComponentParity, Exact, Parity
 from wand_export.spec.selftest import Expected, Golden, GoldenAudio, SelfTest, Stretch
-from wand_export.spec.target import COMPONENTS, Precisions
+from wand_export.spec.target import COMPONENTS, AudioThresholds, Precisions
 
 LATE = 10_000
 _LATE_STEPS = 1024
@@ -72,30 +75,37 @@ def expect(bundle: Bundle, checkpoint: Checkpoint, prefix: list[Stretch], steps:
     layout = Layout(kv.prefix_capacity, kv.window)
     forced, decoded = _greedy(bundle, checkpoint, layout, prefix, steps)
     logits, late = _ask(bundle, checkpoint.reference(), prefix, forced)
-    audio = expect_audio(bundle.manifest.audio, checkpoint) if bundle.manifest.audio.decoder else None
+    audio = expect_audio(bundle.manifest.audio, checkpoint) if checkpoint.recipe.audio.vocoder else None
     return Expectation(prefix, forced, logits, late, compare(decoded, logits), audio)
 
 
 class TorchAudio(AudioSession):
     """The vocoder in PyTorch, as a session."""
 
-    def __init__(self, vocoder: Vocoder) -> None:
+    def __init__(self, vocoder: Vocoder, decoder: AudioDecoder | None = None) -> None:
+        super().__init__(decoder or describe(vocoder))
         self._vocoder = vocoder
 
     @torch.no_grad()
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        audio, after = self._vocoder(
-            torch.from_numpy(tokens)[None], torch.from_numpy(noise)[None], torch.tensor([phase])
-        )
-        return audio[0].numpy(), after.item()
+    def run(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        described = self.decoder.graphs[0]
+        outputs = self._vocoder(*(torch.from_numpy(feeds[name]) for name in described.inputs))
+        return {name: output.numpy() for name, output in zip(described.outputs, outputs, strict=True)}
+
+
+def spoken_whole(vocoder: Vocoder, audio: Audio, codes: Sequence[int], seed: int) -> Floats:
+    """The samples of an utterance in one call, which needs no look-ahead."""
+    decoder = describe(vocoder).model_copy(update={"chunk": AudioChunk(first=len(codes), later=len(codes))})
+    return play_audio(TorchAudio(vocoder, decoder), audio, codes, seed)
 
 
 def expect_audio(audio: Audio, checkpoint: Checkpoint) -> AudioExpectation:
-    """What the checkpoint's vocoder makes of seeded codes, one chunk and half of another."""
+    """What the checkpoint's vocoder makes of seeded codes, spoken whole: three chunks and half of another."""
     assert checkpoint.recipe.audio.vocoder is not None
     vocoder = load_vocoder(checkpoint.find(checkpoint.recipe.audio.vocoder))
-    codes = Random(0).choices(range(audio.codes), k=vocoder.config.chunk * 3 // 2)
-    return AudioExpectation(codes, 0, play_audio(TorchAudio(vocoder), audio, codes, 0))
+    config = vocoder.config
+    codes = Random(0).choices(range(audio.codes), k=config.first + config.later * 5 // 2)
+    return AudioExpectation(codes, 0, spoken_whole(vocoder, audio, codes, 0))
 
 
 def _ask(
@@ -228,16 +238,33 @@ def hold(bundle: Bundle, checkpoint: Checkpoint, expectation: Expectation, targe
 
 
 def hold_audio(bundle: Bundle, expectation: AudioExpectation, target: str) -> AudioParity:
-    """The audio decoder beside a target held to the vocoder: float32 everywhere, whatever the target's precision."""
-    session = bundle.open_audio(target)
-    actual = play_audio(session, bundle.manifest.audio, expectation.codes, expectation.seed).astype(np.float64)
-    psnr = psnr_db(actual, expectation.samples.astype(np.float64))
+    """The audio decoder beside a target, in chunks, held to the vocoder over the whole utterance."""
+    session, audio = bundle.open_audio(target), bundle.manifest.audio
+    actual = play_audio(session, audio, expectation.codes, expectation.seed).astype(np.float64)
+    expected = expectation.samples.astype(np.float64)
+    return heard(actual, expected, session, audio.sample_rate, bundle.manifest.artifacts[target].audio_thresholds)
+
+
+def heard(
+    actual: Floats64, expected: Floats64, session: AudioSession, sample_rate: int, thresholds: AudioThresholds
+) -> AudioParity:
+    """Samples [n] that a session gave in chunks, compared with those of the whole."""
+    decoder = session.decoder
+    met = []
+    if decoder.chunk is not None and decoder.hop is not None:
+        met = seams(decoder.chunk.first, decoder.chunk.later, decoder.hop, len(actual) // decoder.hop)
+    psnr, distance = psnr_db(actual, expected), log_mel_db(actual, expected, sample_rate)
+    click = click_db(actual, expected, met)
     return AudioParity(
         how=session.how,
         samples=len(actual),
         psnr_db=psnr,
-        max_abs_difference=float(np.abs(actual - expectation.samples).max()),
-        passed=psnr is None or psnr >= FLOAT32_PSNR_DB,
+        log_mel_db=distance,
+        click_db=click,
+        max_abs_difference=float(np.abs(actual - expected).max()),
+        passed=(psnr is None or psnr >= thresholds.min_psnr_db)
+        and distance <= thresholds.max_log_mel_db
+        and (click is None or click <= CLICK_DB),
     )
 
 

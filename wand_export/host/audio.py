@@ -1,9 +1,11 @@
-"""From token ids to samples, chunk by chunk, and to a WAV file that exists only when it is whole."""
+"""From token ids to samples, call by call as spec/audio.py tells, and to a WAV file that exists only when it is whole."""
 
+import math
 import os
 import wave
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
+from itertools import pairwise
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -12,14 +14,17 @@ import numpy as np
 import numpy.typing as npt
 
 from wand_export.errors import BundleError, InputError, WandError
-from wand_export.host.sampling import noise
-from wand_export.host.session import AudioGraphSession, AudioSession
+from wand_export.host.sampling import noise, normal
+from wand_export.host.session import AudioSession
+from wand_export.spec.audio import AudioNoise
 from wand_export.spec.manifest import Audio
 
-OUTSIDE = -1
-"""The code that stands for "outside the utterance" in the context of a chunk."""
-
 Floats = npt.NDArray[np.float32]
+Values = dict[str, npt.NDArray[Any]]
+
+SILENCE: Floats = np.empty(0, np.float32)
+_STREAMS_APART = 2**48
+"""Seeds between the noise inputs of a decoder."""
 
 
 def code_of(audio: Audio, token: int) -> int:
@@ -32,20 +37,48 @@ def code_of(audio: Audio, token: int) -> int:
 
 
 class AudioStream:
-    """One utterance's token ids, fed as they are generated, as samples.
+    """One utterance's token ids and hidden vectors, fed as they are generated, as samples.
 
-    A chunk is decoded as soon as its right context exists. The noise of a call is centred on its chunk and taken
-    by absolute sample index, so that neighbouring calls agree where they overlap.
+    A chunk is spoken as soon as its look-ahead exists. A session serves any number of streams, one after another.
     """
 
-    def __init__(self, session: AudioSession, audio: Audio, seed: int) -> None:
-        """Raises ValueError if `audio` describes no decoder."""
-        if audio.decoder is None:
-            raise ValueError("a stream needs an audio decoder")
-        self._session, self._audio, self._decoder, self._seed = session, audio, audio.decoder, seed
-        self._codes = [OUTSIDE] * self._decoder.context
-        self._fed = self._made = 0
-        self._phase = 0.0
+    def __init__(
+        self,
+        session: AudioSession,
+        audio: Audio,
+        seed: int,
+        *,
+        prefix: Sequence[int] = (),
+        speaker: Sequence[int] = (),
+        tensors: Mapping[str, npt.NDArray[Any]] | None = None,
+    ) -> None:
+        """prefix: the voice's prompt_tokens; speaker: its globals; tensors: its own.
+
+        Raises InputError if the voice lacks a tensor that the decoder takes.
+        """
+        decoder = session.decoder
+        self._session, self._audio, self._decoder, self._seed = session, audio, decoder, seed
+        self._prefix = list(prefix) if decoder.mode == "prefix" else []
+        self._fixed: Values = {}
+        for wanted in decoder.inputs:
+            if wanted.source == "globals":
+                self._fixed[wanted.name] = np.array(speaker)
+            elif wanted.source == "voice":
+                if wanted.tensor is None or wanted.tensor not in (tensors or {}):
+                    fix = "wand export --voice brings one along"
+                    raise InputError("audio decoder", f"it needs a voice with tensor {wanted.tensor!r}", fix)
+                self._fixed[wanted.name] = (tensors or {})[wanted.tensor]
+        self._states: Values = {s.input: np.full(s.shape, s.initial, s.dtype) for s in decoder.states}
+        self._codes: list[int] = []
+        self._hidden: list[Floats] = []
+        self._forgotten = self._made = 0
+        """Units whose codes are held no more, and units that are spoken."""
+        self._tail = SILENCE
+
+    @property
+    def _units(self) -> int:
+        """Whole units that were fed."""
+        return self._forgotten + len(self._codes) // self._decoder.unit
 
     def feed(self, token: int, hidden: Floats | None = None) -> Floats:
         """The samples, float32 [n], that token id `token` completes: those of one chunk, or none.
@@ -53,88 +86,110 @@ class AudioStream:
         Raises BundleError for an id that is neither an audio code nor silent.
         """
         if self._audio.is_silent(token):
-            return np.empty(0, np.float32)
+            return SILENCE
         self._codes.append(code_of(self._audio, token))
-        self._fed += 1
-        if len(self._codes) < self._decoder.chunk + 2 * self._decoder.context:
-            return np.empty(0, np.float32)
-        return self._decode()
+        if self._decoder.reads_hidden:
+            assert hidden is not None
+            self._hidden.append(hidden)
+        if self._decoder.chunk is None or self._units < self._made + self._chunk() + self._decoder.look_ahead:
+            return SILENCE
+        return self._speak(self._chunk())
 
     def finish(self) -> Floats:
-        """The samples, float32 [n], up to the end of the last token. Nothing can be fed afterwards."""
-        blocks = [np.empty(0, np.float32)]
-        while self._made < self._fed:
-            left = self._fed - self._made
-            missing = self._decoder.chunk + 2 * self._decoder.context - len(self._codes)
-            self._codes += [OUTSIDE] * missing
-            blocks.append(self._decode()[: left * self._decoder.samples_per_token])
+        """The samples, float32 [n], up to the end of the last whole unit. Nothing can be fed afterwards."""
+        blocks = [SILENCE]
+        while self._made < self._units:
+            blocks.append(self._speak(self._chunk()))
         return np.concatenate(blocks)
 
-    def _decode(self) -> Floats:
-        """Decode the chunk behind the left context, and let the next one take its place."""
-        decoder = self._decoder
-        chunk_samples = decoder.chunk * decoder.samples_per_token
-        start = self._made * decoder.samples_per_token - (decoder.noise_samples - chunk_samples) // 2
-        codes = np.array(self._codes, np.int32)
-        samples, self._phase = self._session.decode(codes, noise(self._seed, start, decoder.noise_samples), self._phase)
+    def _chunk(self) -> int:
+        """Units of the next call."""
+        chunk = self._decoder.chunk
+        if chunk is None:
+            return self._units
+        return chunk.later if self._made else chunk.first
+
+    def _speak(self, chunk: int) -> Floats:
+        """Call the graphs for the next `chunk` units; what lies behind the last one is left out."""
+        decoder, units, made = self._decoder, self._units, self._made
+        first = (made - decoder.look_back) // decoder.align * decoder.align
+        last = made + chunk + decoder.look_ahead
+        if decoder.outside is None:
+            first, last = max(first, 0), min(last, units)
+        values = self._given(first, last)
+        for graph in decoder.graphs:
+            loop = decoder.loop
+            if loop is None or loop.graph != graph.name:
+                values |= self._session.run(graph.name, {name: values[name] for name in graph.inputs})
+                continue
+            for now, following in pairwise(loop.times):
+                values[loop.time] = np.array([now], np.float32)
+                if loop.step is not None:
+                    values[loop.step] = np.array([following - now], np.float32)
+                values |= self._session.run(graph.name, {name: values[name] for name in graph.inputs})
+                values |= {name: values[output] for name, output in loop.carried.items()}
+        samples = np.asarray(values[decoder.samples], np.float32).reshape(-1)
         if not np.isfinite(samples).all():
-            raise WandError(
-                "audio decoder", f"NaN or infinity behind token {self._made}", "run wand verify on the bundle"
-            )
-        del self._codes[: decoder.chunk]
-        self._made += decoder.chunk
-        return samples
+            raise WandError("audio decoder", f"NaN or infinity behind unit {made}", "run wand verify on the bundle")
+        self._states = {state.input: values[state.output] for state in decoder.states}
+        self._made = min(made + chunk, units)
+        self._forget()
+        return samples if decoder.hop is None else self._cut(samples, made - first, self._made - made, decoder.hop)
 
+    def _cut(self, samples: Floats, skipped: int, units: int, hop: int) -> Floats:
+        """The samples of some units behind those that are skipped, mixed with the tail of the call before."""
+        ahead = samples[skipped * hop :]
+        count, fade = units * hop, self._decoder.crossfade
+        if len(ahead) < count:
+            raise BundleError("manifest.json", f"an audio decoder gave {len(ahead)} of {count} samples", "export again")
+        spoken = ahead[:count].copy()
+        mixed = min(len(self._tail), count)
+        weight = (np.arange(mixed, dtype=np.float32) + np.float32(0.5)) / np.float32(max(fade, 1))
+        spoken[:mixed] = self._tail[:mixed] + weight * (spoken[:mixed] - self._tail[:mixed])
+        self._tail = ahead[count : count + fade]
+        return spoken
 
-class GraphStream:
-    """One utterance's token ids and hidden vectors, gathered, and at its end as samples."""
+    def _forget(self) -> None:
+        """Let go of what no later call is given."""
+        decoder = self._decoder
+        needed = max((self._made - decoder.look_back) // decoder.align * decoder.align, 0)
+        gone = (needed - self._forgotten) * decoder.unit
+        del self._codes[:gone]
+        del self._hidden[:gone]
+        self._forgotten = needed
 
-    def __init__(
-        self,
-        session: AudioGraphSession,
-        audio: Audio,
-        speaker: Sequence[int],
-        tensors: Mapping[str, npt.NDArray[Any]],
-    ) -> None:
-        """speaker: the voice's globals; tensors: the voice's own.
-
-        Raises ValueError if `audio` describes no graph, InputError if the voice lacks a tensor that it takes.
-        """
-        if audio.graph is None:
-            raise ValueError("a stream needs an audio graph")
-        self._session, self._audio, self._graph = session, audio, audio.graph
-        self._fixed: dict[str, npt.NDArray[Any]] = {"globals": np.array(speaker)}
-        for wanted in self._graph.inputs:
-            if wanted.source == "voice":
-                if wanted.tensor is None or wanted.tensor not in tensors:
-                    fix = "wand export --voice brings one along"
-                    raise InputError("audio decoder", f"it needs a voice with tensor {wanted.tensor!r}", fix)
-                self._fixed[wanted.name] = tensors[wanted.tensor]
-        self._codes: list[int] = []
-        self._hidden: list[Floats] = []
-
-    def feed(self, token: int, hidden: Floats) -> Floats:
-        """No samples yet. Raises BundleError for an id that is neither an audio code nor silent."""
-        if not self._audio.is_silent(token):
-            self._codes.append(code_of(self._audio, token))
-            self._hidden.append(hidden)
-        return np.empty(0, np.float32)
-
-    def finish(self) -> Floats:
-        """The samples of the utterance, float32 [n]."""
-        if not self._codes:
-            return np.empty(0, np.float32)
-        made = {"codes": np.array(self._codes), "hidden": np.array(self._hidden)}
-        feeds = {}
-        for wanted in self._graph.inputs:
-            value = self._fixed[wanted.name] if wanted.source == "voice" else {**self._fixed, **made}[wanted.source]
+    def _given(self, first: int, last: int) -> Values:
+        """The values that a call on these units starts with."""
+        decoder, units = self._decoder, self._units
+        before, behind = max(-first, 0) * decoder.unit, max(last - units, 0) * decoder.unit
+        held = slice(
+            (max(first, 0) - self._forgotten) * decoder.unit, (min(last, units) - self._forgotten) * decoder.unit
+        )
+        outside = [] if decoder.outside is None else [decoder.outside]
+        made: Values = {"codes": np.array([*self._prefix, *outside * before, *self._codes[held], *outside * behind])}
+        if decoder.reads_hidden:
+            vectors = np.array(self._hidden[held])
+            made["hidden"] = np.pad(vectors, ((before, behind), (0, 0)))
+        values = dict(self._states)
+        for wanted in decoder.inputs:
+            value = self._fixed[wanted.name] if wanted.name in self._fixed else made[wanted.source]
             # Declared shapes may hold dimensions of one in front.
             shape = (1,) * (len(wanted.shape) - value.ndim) + value.shape
-            feeds[wanted.name] = value.astype(wanted.dtype).reshape(shape)
-        samples = self._session.decode(feeds)
-        if not np.isfinite(samples).all():
-            raise WandError("audio decoder", "NaN or infinity in its samples", "run wand verify on the bundle")
-        return samples
+            values[wanted.name] = value.astype(wanted.dtype).reshape(shape)
+        for number, source in enumerate(decoder.noise):
+            values[source.name] = random(source, self._seed + number * _STREAMS_APART, first, last)
+        return values
+
+
+def random(source: AudioNoise, seed: int, first: int, last: int) -> Floats:
+    """The noise of a call on units first to last: float32, its own shape."""
+    start = first * source.per_unit - source.before
+    count = last * source.per_unit + source.behind - start
+    others = [size for axis, size in enumerate(source.shape) if axis != source.axis]
+    width = math.prod(others)
+    draw = noise if source.distribution == "uniform" else normal
+    values = draw(seed, start * width, count * width).reshape(count, *others)
+    return np.ascontiguousarray(np.moveaxis(values, 0, source.axis))
 
 
 @contextmanager

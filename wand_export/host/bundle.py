@@ -12,12 +12,13 @@ from pydantic import ValidationError
 from safetensors import SafetensorError, safe_open
 
 from wand_export.errors import BundleError, InputError
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import SCHEMA_VERSION, Artifact, Manifest
 from wand_export.spec.schema import explain
 from wand_export.spec.voice import VOICE_FILE
 
 if TYPE_CHECKING:
-    from wand_export.host.session import AudioGraphSession, AudioSession, Session
+    from wand_export.host.session import AudioSession, Session
 
 MANIFEST = "manifest.json"
 CHECKSUMS = "SHA256SUMS"
@@ -80,22 +81,19 @@ class Bundle:
 
         return OnnxTwin(self.path, target, self.manifest, self.manifest.artifacts[target], threads)
 
+    def audio_decoder(self, target: str | None = None) -> AudioDecoder | None:
+        """What the manifest tells of the audio decoder beside a target; None where it has none. Raises BundleError."""
+        name = self.manifest.artifacts[self.resolve(target)].audio_decoder
+        return None if name is None else self.manifest.audio.decoders[name]
+
     def open_audio(self, target: str | None = None, threads: int | None = None) -> "AudioSession":
-        """The audio decoder beside a target. Raises BundleError if the bundle has none."""
-        artifact = self.manifest.artifacts[self.resolve(target)]
-        if artifact.audio_decoder is None:
+        """The audio decoder beside a target. Raises BundleError if it has none."""
+        decoder = self.audio_decoder(target)
+        if decoder is None:
             raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
-        session: AudioSession = _runtime(artifact).open_audio(self.path / artifact.audio_decoder, threads)
+        artifact = self.manifest.artifacts[self.resolve(target)]
+        session: AudioSession = _runtime(artifact).open_audio(self.path, decoder, threads)
         return session
-
-    def open_audio_graph(self, target: str | None = None, threads: int | None = None) -> "AudioGraphSession":
-        """The family's own audio decoder, for whole utterances. Raises BundleError if the bundle has none."""
-        from wand_export.host.runtimes.onnx import OnnxAudioGraph
-
-        artifact = self.manifest.artifacts[self.resolve(target)]
-        if artifact.audio_decoder is None or self.manifest.audio.graph is None:
-            raise BundleError(self.path, "it has no audio decoder", "ask for the token ids with --tokens-out")
-        return OnnxAudioGraph(self.path / artifact.audio_decoder, self.manifest.audio.graph, threads)
 
     def embed(self, table: str, ids: npt.ArrayLike, positions: npt.ArrayLike | None = None) -> npt.NDArray[np.float32]:
         """Rows of a table, float32 [n, D], for ids [n]; with learned positions [n] added where they are given.
@@ -169,15 +167,19 @@ def read_manifest(folder: Path) -> Manifest:
         raise BundleError(file, f"unreadable: {error}", _AGAIN) from error
     version = data.get("schema_version") if isinstance(data, dict) else None
     if version != SCHEMA_VERSION:
-        raise BundleError(file, f"manifest schema {version}", f"this version reads schema {SCHEMA_VERSION}")
+        older = isinstance(version, int) and version < SCHEMA_VERSION
+        fix = "export it again with this version" if older else f"this version reads schema {SCHEMA_VERSION}"
+        raise BundleError(file, f"manifest schema {version}", fix)
     try:
         manifest = Manifest.model_validate(data)
     except ValidationError as error:
         raise BundleError(file, explain(error), _AGAIN) from error
+    named = [name for decoder in manifest.audio.decoders.values() for name in decoder.files]
     for artifact in manifest.artifacts.values():
-        for name in (*artifact.files, artifact.audio_decoder, artifact.twin):
-            if name is not None and name not in manifest.files:
-                raise BundleError(file, f"{name} is not among its files", _AGAIN)
+        named += [*artifact.files, *([artifact.twin] if artifact.twin else [])]
+    for name in named:
+        if name not in manifest.files:
+            raise BundleError(file, f"{name} is not among its files", _AGAIN)
     for voice in manifest.voices:
         if f"{VOICES_FOLDER}/{voice}/{VOICE_FILE}" not in manifest.files:
             raise BundleError(file, f"voice {voice!r} is not among its files", _AGAIN)

@@ -51,13 +51,31 @@ def noise(seed: int, start: int, count: int) -> npt.NDArray[np.float32]:
     Sample i is output i of SplitMix64(mix(seed)), its upper 24 bits, found without those before it. start may be
     negative: the index is taken modulo 2^64.
     """
+    upper: npt.NDArray[np.float32] = (_outputs(seed, start, count) >> np.uint64(40)).astype(np.float32)
+    return upper * np.float32(2.0**-23) - np.float32(1)
+
+
+def normal(seed: int, start: int, count: int) -> npt.NDArray[np.float32]:
+    """Noise of mean 0 and variance 1, float32 [count]: samples start .. start + count - 1 of the stream of `seed`.
+
+    Sample i is that of Box and Muller, sqrt(-2 ln u) cos(2 pi v), in float64: u and v are outputs 2 i and 2 i + 1 of
+    SplitMix64(mix(seed)), their upper 53 bits, u plus one half of the last.
+    """
+    bits = (_outputs(seed, 2 * start, 2 * count) >> np.uint64(11)).astype(np.float64).reshape(count, 2)
+    radius = np.sqrt(-2 * np.log((bits[:, 0] + 0.5) * 2.0**-53))
+    values: npt.NDArray[np.float32] = (radius * np.cos(2 * np.pi * (bits[:, 1] * 2.0**-53))).astype(np.float32)
+    return values
+
+
+def _outputs(seed: int, start: int, count: int) -> npt.NDArray[np.uint64]:
+    """Outputs start .. start + count - 1 of SplitMix64(mix(seed)), found without those before them."""
     # Numpy's uint64 arrays wrap silently; its scalars warn, hence the arrays of one.
     first = np.array([(mix(seed) + (start + 1) * _GAMMA) & _WORD], np.uint64)
     z = first + np.arange(count, dtype=np.uint64) * np.uint64(_GAMMA)
     z = (z ^ (z >> np.uint64(30))) * np.uint64(_FIRST_FACTOR)
     z = (z ^ (z >> np.uint64(27))) * np.uint64(_SECOND_FACTOR)
-    upper: npt.NDArray[np.float32] = ((z ^ (z >> np.uint64(31))) >> np.uint64(40)).astype(np.float32)
-    return upper * np.float32(2.0**-23) - np.float32(1)
+    result: npt.NDArray[np.uint64] = z ^ (z >> np.uint64(31))
+    return result
 
 
 class Sampler:

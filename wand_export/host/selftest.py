@@ -71,7 +71,7 @@ def play_late(session: Session, prefix: Floats, forced: Floats, position: int, s
 
 
 def play_audio(session: AudioSession, audio: Audio, codes: Sequence[int], seed: int) -> Floats:
-    """Samples [n] of one utterance of audio codes, in as many chunks as it takes."""
+    """Samples [n] of one utterance of audio codes, in as many calls as it takes."""
     stream = AudioStream(session, audio, seed)
     return np.concatenate([*(stream.feed(audio.first_id + code) for code in codes), stream.finish()])
 
@@ -173,6 +173,8 @@ def run_audio_selftest(bundle: Bundle, target: str) -> AudioParity | None:
         how=session.how,
         samples=len(expected),
         psnr_db=psnr_db(actual, expected),
+        log_mel_db=None,
+        click_db=None,
         max_abs_difference=largest,
         passed=largest <= golden.tolerance[target],
     )

@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from wand_export.errors import InputError
 from wand_export.layout import Layout
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import Artifact, Manifest
 
 Floats = npt.NDArray[np.float32]
@@ -114,22 +115,13 @@ class Session(ABC):
 
 
 class AudioSession(ABC):
-    """The audio decoder of a bundle, one fixed chunk a call; `how` as for a session."""
+    """The graphs of an audio decoder, which host/audio.py calls as `decoder` tells; `how` as for a session."""
 
     how: ClassVar[Literal["ran", "interpreted"]] = "ran"
 
-    @abstractmethod
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        """Codes int32 [context + chunk + context] (-1: outside), noise float32 [noise_samples] in [-1, 1).
-
-        phase, in cycles, is that of the voice at the chunk's first sample. Returns the chunk's samples, float32
-        [chunk * samples_per_token], and the phase at its end.
-        """
-
-
-class AudioGraphSession(ABC):
-    """A family's own audio decoder: one whole utterance a call."""
+    def __init__(self, decoder: AudioDecoder) -> None:
+        self.decoder = decoder
 
     @abstractmethod
-    def decode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
-        """Samples, float32 [n], of the inputs that the manifest's audio.graph describes, by their names."""
+    def run(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        """The outputs of one graph by name, given its inputs by name, as its description lists both."""

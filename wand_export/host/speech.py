@@ -7,15 +7,13 @@ from time import perf_counter
 import numpy as np
 
 from wand_export.errors import InputError, WandError
-from wand_export.host.audio import AudioStream, GraphStream
+from wand_export.host.audio import SILENCE, AudioStream
 from wand_export.host.bundle import Bundle
 from wand_export.host.prompt import Inputs, first_position, load_text, rows_of, stretches
 from wand_export.host.sampling import Sampler, StopRule
-from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session
+from wand_export.host.session import AudioSession, Floats, Session
 from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
-
-_SILENCE = np.empty(0, np.float32)
 
 
 def tokens(
@@ -76,7 +74,7 @@ class Speaker:
         self,
         bundle: Bundle,
         session: Session,
-        audio: AudioSession | AudioGraphSession | None,
+        audio: AudioSession | None,
         voice: Voice | None = None,
     ) -> None:
         self.bundle, self.session, self.audio, self.voice = bundle, session, audio, voice
@@ -116,21 +114,27 @@ class Speaker:
             generation = tokens(self.bundle, self.session, inputs, seed + sentence)
             token: int | None = 0
             while token is not None:
-                stopped, hidden = False, _SILENCE
+                stopped, hidden = False, SILENCE
                 start = perf_counter()
                 try:
                     token, hidden = next(generation)
                 except StopIteration as end:
                     token, stopped = None, end.value
                 between = perf_counter()
-                samples = _SILENCE
+                samples = SILENCE
                 if stream:
                     samples = stream.finish() if token is None else stream.feed(token, hidden)
                 yield Piece(sentence, token, stopped, hidden, samples, between - start, perf_counter() - between)
 
-    def _stream(self, seed: int) -> AudioStream | GraphStream | None:
-        audio = self.bundle.manifest.audio
-        if isinstance(self.audio, AudioGraphSession):
-            voice = self.voice
-            return GraphStream(self.audio, audio, voice.file.globals if voice else [], voice.tensors if voice else {})
-        return AudioStream(self.audio, audio, seed) if self.audio else None
+    def _stream(self, seed: int) -> AudioStream | None:
+        if self.audio is None:
+            return None
+        voice = self.voice
+        return AudioStream(
+            self.audio,
+            self.bundle.manifest.audio,
+            seed,
+            prefix=voice.file.prompt_tokens if voice else (),
+            speaker=voice.file.globals if voice else (),
+            tensors=voice.tensors if voice else None,
+        )

@@ -102,7 +102,7 @@ def _read(file: Path) -> VoiceFile:
 
 def _check_audio(place: Path, manifest: Manifest, tensors: dict[str, npt.NDArray[Any]]) -> None:
     """The tensors that the audio decoder takes have its shapes; one that is missing only keeps the voice silent."""
-    for wanted in manifest.audio.graph.inputs if manifest.audio.graph else []:
+    for wanted in (value for decoder in manifest.audio.decoders.values() for value in decoder.inputs):
         tensor = tensors.get(wanted.tensor or "")
         if wanted.source != "voice" or tensor is None:
             continue

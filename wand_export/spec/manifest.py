@@ -1,14 +1,19 @@
 """The manifest: all that a bundle says of itself, for hosts that know nothing of its family."""
 
-from typing import Literal
+from typing import Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from wand_export.spec.recipe import AudioGraph, Licence, PrefixPart, Sampler, Stop, Text
+from wand_export.spec.audio import AudioDecoder
+from wand_export.spec.recipe import Licence, PrefixPart, Sampler, Stop, Text
 from wand_export.spec.schema import Schema
-from wand_export.spec.target import Precisions, Runtime, Thresholds
+from wand_export.spec.target import AudioThresholds, Precisions, Runtime, Thresholds
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+
+Ending = Literal["stop", "limit", "loop", "silence", "position"]
+"""Why an utterance ended: a stop token; the stop rule's limit; tokens that go round; nothing audible any more; the last
+position that the model or the artifact serves."""
 
 
 class Source(Schema):
@@ -59,17 +64,31 @@ class Head(Schema):
     ranges: list[tuple[int, int]]
 
 
-class AudioDecoder(Schema):
-    """The tokens-to-audio graph: every call takes context + chunk + context codes and gives the chunk's samples."""
+class Pieces(Schema):
+    """A tokenizer compiled into flat tables, and the closed list of words that a host interprets them by."""
 
-    context: int
-    chunk: int
-    samples_per_token: int
-    noise_samples: int
+    file: str
+    refused: list[tuple[int, int]] = Field([], description="[first, last] ranges of code points")
+    case: Literal["upper", "lower"] | None = None
+    normalize: list[
+        Literal["nfc", "nfkc", "charsmap", "replace", "lowercase", "nmt", "strip", "trim", "squeeze", "mark"]
+    ] = []
+    split: Literal["none", "mark", "metaspace", "gpt2", "qwen2", "llama3"]
+    prefix: Literal["always", "first", "never"] = "never"
+    alphabet: Literal["bytes", "characters"]
+    model: Literal["bpe", "unigram"]
+    unknown: int | None = None
+    fuse_unknown: bool = False
+
+
+class BundleText(Text):
+    """How text becomes token ids; `pieces` where the tokenizer was compiled."""
+
+    pieces: Pieces | None = None
 
 
 class Audio(Schema):
-    """What generated tokens mean. `decoder` describes one that works in chunks, `graph` one for whole utterances.
+    """What generated tokens mean. `decoders` by name: artifacts name theirs, and several may share one.
 
     Ids first_id .. first_id + codes - 1 are audio codes, token_rate of them a second; those in the [first, last]
     ranges of `silent` carry no sound, about silent_rate of them a second.
@@ -81,8 +100,7 @@ class Audio(Schema):
     codes: int
     silent: list[tuple[int, int]]
     silent_rate: float
-    decoder: AudioDecoder | None
-    graph: AudioGraph | None = None
+    decoders: dict[str, AudioDecoder] = {}
 
     @property
     def step_rate(self) -> float:
@@ -112,13 +130,30 @@ class Exact(Schema):
 
 
 class AudioParity(Schema):
-    """The audio decoder beside an artifact, against the vocoder in PyTorch, over chunks of one utterance."""
+    """An artifact's audio decoder in chunks, against the family's own in PyTorch over the whole utterance.
+
+    psnr_db is null when identical; log_mel_db is the root mean square difference of log-mel spectra, in dB; click_db the
+    largest jump where chunks meet, over what is usual, null where there is none. Both are null where the whole is not
+    at hand.
+    """
 
     how: Literal["ran", "interpreted", "not_run"]
     samples: int
     psnr_db: float | None
+    log_mel_db: float | None
+    click_db: float | None
     max_abs_difference: float
     passed: bool
+
+
+class Evaluation(Schema):
+    """Speech of an artifact as a recognizer heard it. runaway_share: of the texts, those that no stop token ended."""
+
+    tool: str
+    texts: int
+    wer: float
+    runaway_share: float
+    verdict: Literal["good", "usable", "broken"]
 
 
 class Parity(Schema):
@@ -153,7 +188,7 @@ class Artifact(Schema):
     compute_units: str | None = None
     precision: Precisions
     files: list[str]
-    audio_decoder: str | None
+    audio_decoder: str | None = Field(description="its name in audio.decoders")
     twin: str | None
     bytes: int
     step_bytes: int
@@ -161,17 +196,19 @@ class Artifact(Schema):
     emitted_by: dict[str, str]
     oldest_runtime: str | None
     thresholds: Thresholds
+    audio_thresholds: AudioThresholds = AudioThresholds()
     parity: Parity | None
+    evaluation: Evaluation | None = None
 
 
 class Manifest(Schema):
     """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS.
 
     voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; a part of the
-    prefix holds no literal any more.
+    prefix holds no literal any more. endings: reasons for an utterance's end that its hosts can meet.
     """
 
-    schema_version: Literal[1]
+    schema_version: Literal[2]
     wand_export: str
     family: str
     title: str
@@ -187,9 +224,21 @@ class Manifest(Schema):
     refused: dict[str, str] = Field({})
     voices: list[str] = Field([])
     stop: Stop
+    endings: list[Ending] = ["stop", "limit"]
     sampler: Sampler
-    text: Text
+    text: BundleText
     audio: Audio
     artifacts: dict[str, Artifact]
     not_run: list[str]
     files: dict[str, int]
+
+    @model_validator(mode="after")
+    def _decoders(self) -> Self:
+        for name, artifact in self.artifacts.items():
+            if artifact.audio_decoder is not None:
+                decoder = self.audio.decoders.get(artifact.audio_decoder)
+                if decoder is None:
+                    raise ValueError(f"{name} names audio decoder {artifact.audio_decoder!r}, which is not there")
+                if any(artifact.runtime not in graph.files for graph in decoder.graphs):
+                    raise ValueError(f"audio decoder {artifact.audio_decoder!r} has no files for {artifact.runtime}")
+        return self

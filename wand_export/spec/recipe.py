@@ -5,6 +5,7 @@ from typing import Literal, Self
 
 from pydantic import Field, PositiveInt, model_validator
 
+from wand_export.spec.audio import AudioInput
 from wand_export.spec.schema import Schema, find_named, read_toml
 
 
@@ -190,20 +191,8 @@ class Text(Schema):
     expects: str | None = Field(None, description="what a text must be where it is not ordinary writing")
 
 
-class AudioInput(Schema):
-    """One input of a family's audio decoder, and where it comes from."""
-
-    name: str
-    source: Literal["codes", "hidden", "globals", "voice"] = Field(
-        description="generated codes; the vectors that they were picked from; a tensor of the voice"
-    )
-    dtype: Literal["int32", "int64", "float32"]
-    shape: list[int | str] = Field(description="strings are free dimensions")
-    tensor: str | None = Field(None, description="for source voice: its name in the voice's latents.safetensors")
-
-
-class AudioGraph(Schema):
-    """An ONNX audio decoder that speaks a whole utterance at once: what it takes, and its samples.
+class WholeGraph(Schema):
+    """An ONNX audio decoder, a bundle's decoder of mode "whole", that speaks a whole utterance at once: what it takes, and its samples.
 
     Its first output, float32, holds the utterance's samples in [-1, 1] in its last dimension, the others being 1.
     """
@@ -234,7 +223,7 @@ class Audio(Schema):
     )
     silent_rate: float = Field(0.0, ge=0, description="about how many of them come with a second of audio")
     vocoder: str | None = Field(None, description="folder with vocoder.json and vocoder.safetensors")
-    graph: AudioGraph | None = Field(None, description="what --audio-decoder must look like")
+    graph: WholeGraph | None = Field(None, description="what --audio-decoder must look like")
 
 
 class Recipe(Schema):

@@ -12,16 +12,17 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import numpy as np
-import numpy.typing as npt
 
 from wand_export.errors import BundleError
 from wand_export.host.runtimes.coreml_interpreter import Interpreter
 from wand_export.host.runtimes.coreml_package import Array
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import Artifact, Manifest
 
 PREFILL, DECODE = "prefill", "decode"
-_AUDIO_FUNCTION = "main"
+FIRST, LATER = "first", "later"
+"""Functions of an audio decoder, by the call that they are for; the second alone where both have one length."""
 
 
 def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> Session:
@@ -35,9 +36,9 @@ def open_exact(folder: Path, name: str, manifest: Manifest, artifact: Artifact) 
     return InterpretedSession(folder, name, manifest, artifact, half=False)
 
 
-def open_audio(path: Path, threads: int | None) -> AudioSession:
-    """The audio decoder whose package's manifest is `path`. Raises BundleError."""
-    return CoreMLAudio(path.parent) if sys.platform == "darwin" else InterpretedAudio(path.parent)
+def open_audio(folder: Path, decoder: AudioDecoder, threads: int | None) -> AudioSession:
+    """An audio decoder of a bundle at `folder`. Raises BundleError."""
+    return (CoreMLAudio if sys.platform == "darwin" else InterpretedAudio)(folder, decoder)
 
 
 class PackageSession(Session):
@@ -107,29 +108,51 @@ def load(package: Path, function: str | None, units: str) -> Any:
         raise BundleError(package, f"Core ML refuses it: {error}".splitlines()[0], "export the bundle again") from error
 
 
-def _feeds(tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> dict[str, Array]:
-    return {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
+class PackageAudio(AudioSession):
+    """A package for each graph, whoever runs them: shapes are fixed, and each length of a chunk has its function."""
+
+    def __init__(self, folder: Path, decoder: AudioDecoder) -> None:
+        super().__init__(decoder)
+        self._graphs = {graph.name: graph for graph in decoder.graphs}
+        self._codes = next(value.name for value in decoder.inputs if value.source == "codes")
+        assert decoder.chunk is not None
+        around = decoder.look_back + decoder.look_ahead
+        lengths = {FIRST: decoder.chunk.first, LATER: decoder.chunk.later}
+        self._functions = {(units + around) * decoder.unit: name for name, units in lengths.items()}
+        self._open({graph.name: (folder / graph.files["coreml"][0]).parent for graph in decoder.graphs})
+
+    def run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:
+        outputs = self._call(graph, self._functions[feeds[self._codes].shape[-1]], feeds)
+        return {name: np.asarray(outputs[name], np.float32) for name in self._graphs[graph].outputs}
+
+    @abstractmethod
+    def _open(self, packages: Mapping[str, Path]) -> None:
+        """Open the package of each graph."""
+
+    @abstractmethod
+    def _call(self, graph: str, function: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        """Call one function of a graph's package."""
 
 
-class InterpretedAudio(AudioSession):
+class InterpretedAudio(PackageAudio):
     """An audio decoder run by our own interpreter."""
 
     how = "interpreted"
 
-    def __init__(self, package: Path) -> None:
-        self._function = Interpreter(package, half=True).functions[_AUDIO_FUNCTION]
+    def _open(self, packages: Mapping[str, Path]) -> None:
+        self._interpreters = {name: Interpreter(package, half=True) for name, package in packages.items()}
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        outputs = self._function(_feeds(tokens, noise, phase), {})
-        return outputs["audio"][0], float(outputs["new_phase"][0])
+    def _call(self, graph: str, function: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        return self._interpreters[graph].functions[function](feeds, {})
 
 
-class CoreMLAudio(AudioSession):
+class CoreMLAudio(PackageAudio):
     """An audio decoder run by Core ML on a Mac. Its float32 is beyond the Neural Engine."""
 
-    def __init__(self, package: Path) -> None:
-        self._model = load(package, None, "CPU_AND_GPU")
+    def _open(self, packages: Mapping[str, Path]) -> None:
+        functions = set(self._functions.values())
+        self._models = {(n, f): load(package, f, "CPU_AND_GPU") for n, package in packages.items() for f in functions}
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        outputs = self._model.predict(_feeds(tokens, noise, phase))
-        return np.array(outputs["audio"][0], np.float32), float(outputs["new_phase"][0])
+    def _call(self, graph: str, function: str, feeds: Mapping[str, Array]) -> Mapping[str, Array]:
+        outputs: Mapping[str, Array] = self._models[graph, function].predict(dict(feeds))
+        return outputs

@@ -4,7 +4,7 @@ import os
 import struct
 import sys
 import weakref
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,7 @@ from executorch.extension.pybindings import _C as binding
 from wand_export.errors import BundleError, InputError
 from wand_export.host.memory import collapse_pages, release_pages
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import Artifact, Manifest
 
 STEP, DECODE = "step", "decode"
@@ -39,9 +40,9 @@ def open_decoder(
     return ExecutorchSession(folder, name, manifest, artifact, threads)
 
 
-def open_audio(path: Path, threads: int | None) -> "ExecutorchAudio":
-    """An audio decoder. Raises BundleError."""
-    return ExecutorchAudio(path, threads)
+def open_audio(folder: Path, decoder: AudioDecoder, threads: int | None) -> "ExecutorchAudio":
+    """An audio decoder of a bundle at `folder`. Raises BundleError."""
+    return ExecutorchAudio(folder, decoder, threads)
 
 
 class Program:
@@ -142,12 +143,17 @@ class ExecutorchSession(Session):
 
 
 class ExecutorchAudio(AudioSession):
-    """An audio decoder in ExecuTorch."""
+    """An audio decoder in ExecuTorch: one program a graph, its inputs and outputs in the graph's order."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
-        self._program = Program(path, DECODE, threads)
+    def __init__(self, folder: Path, decoder: AudioDecoder, threads: int | None) -> None:
+        super().__init__(decoder)
+        self._graphs = {
+            graph.name: (Program(folder / graph.files["executorch"][0], DECODE, threads), graph)
+            for graph in decoder.graphs
+        }
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        inputs = [torch.from_numpy(np.array(tokens[None])), torch.from_numpy(np.array(noise[None]))]
-        audio, after = self._program.run([*inputs, torch.tensor([phase], dtype=torch.float32)])
-        return audio[0], float(after[0])
+    def run(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        program, described = self._graphs[graph]
+        # Arrays of a memory-mapped table may be read-only, of which torch would warn.
+        outputs = program.run([torch.from_numpy(np.array(feeds[name])) for name in described.inputs])
+        return dict(zip(described.outputs, outputs, strict=True))

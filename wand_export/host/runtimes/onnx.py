@@ -10,9 +10,9 @@ import onnxruntime as ort
 
 from wand_export.errors import BundleError
 from wand_export.host.memory import collapse_pages, release_pages
-from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session, StepOutput
+from wand_export.host.session import AudioSession, Floats, Session, StepOutput
+from wand_export.spec.audio import AudioDecoder, AudioGraph, AudioInput
 from wand_export.spec.manifest import Artifact, Manifest
-from wand_export.spec.recipe import AudioGraph
 
 _ONNX_TYPES = {"int32": "tensor(int32)", "int64": "tensor(int64)", "float32": "tensor(float)"}
 
@@ -42,9 +42,9 @@ def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact
     return OnnxSession(folder, name, manifest, artifact, threads)
 
 
-def open_audio(path: Path, threads: int | None) -> "OnnxAudio":
-    """An audio decoder. Raises BundleError."""
-    return OnnxAudio(path, threads)
+def open_audio(folder: Path, decoder: AudioDecoder, threads: int | None) -> "OnnxAudio":
+    """An audio decoder of a bundle at `folder`. Raises BundleError."""
+    return OnnxAudio(folder, decoder, threads)
 
 
 class Binding:
@@ -153,51 +153,56 @@ class OnnxTwin(OnnxSession):
 
 
 class OnnxAudio(AudioSession):
-    """An audio decoder in ONNX Runtime."""
+    """An audio decoder in ONNX Runtime, checked against its description."""
 
-    def __init__(self, path: Path, threads: int | None) -> None:
-        self._session = load(path, threads)
+    def __init__(self, folder: Path, decoder: AudioDecoder, threads: int | None) -> None:
+        super().__init__(decoder)
+        self._graphs = {}
+        for graph in decoder.graphs:
+            path = folder / graph.files["onnx"][0]
+            session = load(path, threads)
+            _check_graph(path, session, graph, decoder)
+            self._graphs[graph.name] = path, session, graph.outputs
 
-    def decode(self, tokens: npt.NDArray[np.int32], noise: Floats, phase: float) -> tuple[Floats, float]:
-        feeds = {"tokens": tokens[None], "noise": noise[None], "phase": np.array([phase], np.float32)}
-        audio, after = self._session.run(["audio", "new_phase"], feeds)
-        return audio[0], float(after[0])
-
-
-class OnnxAudioGraph(AudioGraphSession):
-    """A family's own audio decoder in ONNX Runtime, checked against its description."""
-
-    def __init__(self, path: Path, graph: AudioGraph, threads: int | None) -> None:
-        self._path, self._session = path, load(path, threads)
-        _check_graph(path, self._session, graph)
-
-    def decode(self, feeds: Mapping[str, npt.NDArray[Any]]) -> Floats:
+    def run(self, graph: str, feeds: Mapping[str, npt.NDArray[Any]]) -> dict[str, npt.NDArray[Any]]:
+        path, session, outputs = self._graphs[graph]
         try:
-            samples: Floats = self._session.run(None, dict(feeds))[0]
+            return dict(zip(outputs, session.run(outputs, dict(feeds)), strict=True))
         except Exception as error:  # ONNX Runtime raises a class of its own for each status
-            raise BundleError(self._path, f"it fails: {error}".splitlines()[0], "check the voice's tensors") from error
-        return samples.reshape(-1)
+            raise BundleError(path, f"it fails: {error}".splitlines()[0], "check the voice's tensors") from error
 
 
-def check_audio_graph(path: Path, graph: AudioGraph) -> None:
-    """Raise BundleError if an ONNX file is not the audio decoder that `graph` describes."""
-    OnnxAudioGraph(path, graph, 1)
+def whole_decoder(path: Path, inputs: list[AudioInput], file: str) -> AudioDecoder:
+    """The description of an ONNX decoder of whole utterances, `file` being its place in a bundle.
 
-
-def _check_graph(path: Path, session: Any, graph: AudioGraph) -> None:
-    found = {value.name: value for value in session.get_inputs()}
-    wanted = {value.name: value for value in graph.inputs}
-    fix = f"the recipe's [audio.graph] takes: {', '.join(wanted)}"
-    if odd := sorted(set(found) ^ set(wanted)):
-        raise BundleError(path, f"input {odd[0]!r} is {'missing' if odd[0] in wanted else 'unknown'}", fix)
-    for name, value in wanted.items():
-        kind, shape = found[name].type, found[name].shape
-        if kind != _ONNX_TYPES[value.dtype]:
-            raise BundleError(path, f"input {name!r} is {kind}", f"{value.dtype} is wanted")
-        free = [not isinstance(size, int) for size in shape]
-        fits = len(shape) == len(value.shape)
-        if not fits or any(w != s and not f for w, s, f in zip(value.shape, shape, free, strict=True)):
-            raise BundleError(path, f"input {name!r} has shape {shape}", f"{value.shape} is wanted")
+    Its first output holds the samples. Raises BundleError if it takes other inputs.
+    """
+    session = load(path, 1)
     output = session.get_outputs()[0]
     if output.type != _ONNX_TYPES["float32"]:
         raise BundleError(path, f"its output {output.name!r} is {output.type}", "samples are float32")
+    names = [value.name for value in inputs]
+    graph = AudioGraph(name="decoder", inputs=names, outputs=[output.name], files={"onnx": [file]})
+    decoder = AudioDecoder(mode="whole", inputs=inputs, graphs=[graph], samples=output.name)
+    _check_graph(path, session, graph, decoder)
+    return decoder
+
+
+def _check_graph(path: Path, session: Any, graph: AudioGraph, decoder: AudioDecoder) -> None:
+    """Raise BundleError unless the file takes what its description tells."""
+    found = {value.name: value for value in session.get_inputs()}
+    fix = f"its description takes: {', '.join(graph.inputs)}"
+    if odd := sorted(set(found) ^ set(graph.inputs)):
+        raise BundleError(path, f"input {odd[0]!r} is {'missing' if odd[0] in graph.inputs else 'unknown'}", fix)
+    if missing := sorted(set(graph.outputs) - {value.name for value in session.get_outputs()}):
+        raise BundleError(path, f"output {missing[0]!r} is missing", "export the bundle again")
+    for value in decoder.inputs:
+        if value.name not in found:
+            continue
+        kind, shape = found[value.name].type, found[value.name].shape
+        if kind != _ONNX_TYPES[value.dtype]:
+            raise BundleError(path, f"input {value.name!r} is {kind}", f"{value.dtype} is wanted")
+        free = [not isinstance(size, int) for size in shape]
+        fits = len(shape) == len(value.shape)
+        if not fits or any(w != s and not f for w, s, f in zip(value.shape, shape, free, strict=True)):
+            raise BundleError(path, f"input {value.name!r} has shape {shape}", f"{value.shape} is wanted")
