@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, get_args
 
 import typer
 
@@ -42,6 +42,14 @@ Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that wand
 Recipe = Annotated[
     str | None,
     typer.Option(metavar="R", help="Recipe name or .toml path. Default: the one whose files the checkpoint has."),
+]
+Code = Annotated[
+    str | None,
+    typer.Option(metavar="PACKAGE|DIR", help="The codec's published code, where it is built from that. It is run."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Steps of a codec that takes some (cosyvoice2). Default: the family's own."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads. Default: the runtime's choice.")]
 
@@ -265,6 +273,56 @@ def distill(
     return _print("distill", _call(verb, config, output), as_json)
 
 
+@app.command(
+    epilog=examples(
+        "wand audio descript-dac --codec dac -o decoder",
+        "wand audio snac_24khz --codec snac --code snac -o decoder --precision int8",
+        "wand audio Spark-TTS-0.5B --codec bicodec --code path/to/Spark-TTS -o decoder",
+    )
+)
+def audio(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Folder, or file, that its authors published.", show_default=False),
+    ],
+    codec: Annotated[
+        str, typer.Option(metavar="NAME", help="Which codec it is of: see models/README.md.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write.", show_default=False)],
+    code: Code = None,
+    precision: Annotated[
+        str, typer.Option(metavar="P", help="How weights are stored: float32, float16, int8 or mixed.")
+    ] = "float16",
+    steps: Steps = None,
+    allow_low_parity: Annotated[
+        bool, typer.Option("--allow-low-parity", help="Write graphs below their thresholds, marked so.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Make a codec's decoder stream.
+
+    Reads its checkpoint as its own code does, rewrites what no runtime takes, and writes ONNX graphs with audio.json, the
+    words by which a host streams them. Every graph is held to the codec's own code as saved on disk. That code is never
+    fetched, and runs only where --code names it.
+    """
+    from wand_export.commands.audio import audio as verb
+
+    with stages("audio", debug) as report:
+        result = _call(
+            verb,
+            checkpoint,
+            output,
+            codec,
+            code=code,
+            precision=_precision(precision),
+            steps=steps,
+            allow_low_parity=allow_low_parity,
+            report=report,
+        )
+    return _print("audio", result, as_json)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Every failure becomes one line, or one document with --json."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -303,6 +361,15 @@ def _print(verb: str, result: dict[str, Any], as_json: bool) -> int:
 
 def _document(failure: WandError) -> dict[str, Any]:
     return {"code": failure.exit_code, "file": failure.file, "value": failure.value, "fix": failure.fix}
+
+
+def _precision(name: str) -> str:
+    from wand_export.spec.target import AudioPrecision
+
+    known = get_args(AudioPrecision)
+    if name not in known:
+        raise InputError("--precision", f"no such precision {name!r}", f"there are: {', '.join(known)}")
+    return name
 
 
 def _read(file: Path) -> str:

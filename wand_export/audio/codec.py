@@ -33,15 +33,16 @@ class Graph:
 class Codec:
     """A decoder in torch, ready for export.
 
-    decoder: its words in the streaming contract; graphs: by the names there; codes: how many values a code has;
-    original: the family's own forward of one utterance, input and noise values by name -> samples;
-    exact: chunks ought to equal the whole; judge: "log_mel" where phases may turn without being heard;
-    int8_arithmetic: multiplying integers makes it faster at precision "mixed"; voice: a made-up voice's values, by the
-    decoder's input names; prefix: its codes, where they stand before those of each call; schedule: the times of a loop
-    of so many steps.
+    files: those that its weights were read from; decoder: its words in the streaming contract; graphs: by the names
+    there; codes: how many values a code has; original: the family's own forward of an utterance, input and noise values
+    by name -> samples; exact: chunks ought to equal the whole; judge: "log_mel" where phases may turn without being
+    heard; int8_arithmetic: multiplying integers makes it faster at precision "mixed"; voice: a made-up voice's values,
+    by the decoder's input names; prefix: its codes, where they stand before those of each call; schedule: the times of
+    a loop of so many steps.
     """
 
     title: str
+    files: tuple[Path, ...]
     licence: Licence
     sample_rate: int
     decoder: AudioDecoder

@@ -1,10 +1,8 @@
 """A decoder's graphs as files, each held to the family's own code before it is kept."""
 
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 import onnx_ir as ir
 import torch
 
@@ -66,8 +64,7 @@ def emit(codec: Codec, folder: Path) -> None:
             raise ParityError(
                 f"graph {graph.name}", f"draws numbers of its own ({drawn[0]})", "make the noise an input"
             )
-        if precision != "float32":
-            store(model, precision)
+        store(model, precision)
         ir.save(model, folder / graph.files["onnx"][0])
 
 

@@ -122,7 +122,7 @@ def published(code: str | None, module: str, where: str, with_folder: str | None
     folder = Path(code)
     if not folder.is_dir() and code != module.partition(".")[0]:
         raise InputError(code, "no such folder, and not the codec's package", where)
-    folders = [str(folder)] * folder.is_dir() + [str(folder / with_folder)] * (with_folder is not None)
+    folders = [str(folder), *([str(folder / with_folder)] if with_folder else [])] if folder.is_dir() else []
     with _on_path(folders):
         try:
             return import_module(module)

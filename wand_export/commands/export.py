@@ -98,7 +98,7 @@ def export(
         draft = _with_decoder(draft, audio_decoder, wanted)
     if dry_run:
         return {**draft.model_dump(mode="json"), "warnings": warnings}
-    with _whole(output) as folder:
+    with whole(output) as folder:
         manifest = _fill(folder, source, layout, draft, wanted, extras, with_twin, allow_low_parity, warnings, report)
     return {**manifest.model_dump(mode="json"), "warnings": warnings}
 
@@ -233,7 +233,7 @@ def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[
 
 
 @contextmanager
-def _whole(output: Path) -> Iterator[Path]:
+def whole(output: Path) -> Iterator[Path]:
     """A temporary folder beside `output` that becomes it at the end, or vanishes on an error.
 
     One that a killed export left behind is removed first.

@@ -74,6 +74,7 @@ def open(path: Path, code: str | None) -> Codec:
 
     return Codec(
         title="BiCodec",
+        files=(file,),
         licence=Licence(
             weights="CC-BY-NC-SA-4.0",
             obligations="Non-commercial use only; name SparkAudio; share what is derived under the same licence.",

@@ -78,6 +78,7 @@ def open(path: Path, code: str | None) -> Codec:
 
     return Codec(
         title="BigVGAN of IndexTTS 1.5",
+        files=(file,),
         licence=Licence(
             weights="bilibili model licence, non-commercial", obligations="Keep IndexTTS' model licence; see its terms."
         ),

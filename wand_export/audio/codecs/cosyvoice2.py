@@ -89,6 +89,7 @@ def open(path: Path, code: str | None) -> Codec:
     frames = {2: ("codes", ratio)}
     return Codec(
         title="CosyVoice 2's flow matching and HiFT",
+        files=(file, voiced),
         licence=Licence(weights="Apache-2.0", obligations="Keep the licence and the notices of FunAudioLLM/CosyVoice."),
         sample_rate=rate,
         decoder=words,

@@ -73,6 +73,7 @@ def open(path: Path, code: str | None, stride: int | None = None) -> Codec:
 
     return Codec(
         title="DAC",
+        files=(file,),
         licence=Licence(weights="MIT", obligations="Keep the licence of descript-audio-codec with the weights."),
         sample_rate=config.sampling_rate,
         decoder=words,

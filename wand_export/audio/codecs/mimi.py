@@ -160,6 +160,7 @@ def open(path: Path, code: str | None) -> Codec:
 
     return Codec(
         title="Mimi",
+        files=(file,),
         licence=Licence(weights="CC-BY-4.0", obligations="Name kyutai, and say what you changed."),
         sample_rate=config.sampling_rate,
         decoder=words,

@@ -119,6 +119,7 @@ def open_at(path: Path, sample_rate: int, title: str, licence: Licence) -> Codec
     )
     return Codec(
         title=title,
+        files=(file,),
         licence=licence,
         sample_rate=sample_rate,
         decoder=words,

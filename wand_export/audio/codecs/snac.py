@@ -93,6 +93,7 @@ def open(path: Path, code: str | None) -> Codec:
     lengths = {"codes": {1: ("frames", 7)}} | {n.name: {2: ("frames", n.per_unit)} for n in noise}
     return Codec(
         title="SNAC 24 kHz",
+        files=(file,),
         licence=Licence(weights="MIT", obligations="Keep the licence of hubertsiuzdak/snac with the weights."),
         sample_rate=config["sampling_rate"],
         decoder=words,

@@ -1,0 +1,62 @@
+"""wand audio: a codec's own checkpoint to a verified streaming decoder, written whole or not at all."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from wand_export import __version__
+from wand_export.audio.build import build
+from wand_export.audio.codec import open_codec
+from wand_export.commands.export import whole
+from wand_export.errors import InputError
+from wand_export.graph.hub import name_of
+from wand_export.graph.weights import digest
+from wand_export.spec.codec import AUDIO_FILE, AudioFile
+from wand_export.spec.target import AudioPrecision
+
+
+def audio(
+    checkpoint: Path,
+    output: Path,
+    codec: str,
+    *,
+    code: str | None = None,
+    precision: AudioPrecision = "float16",
+    steps: int | None = None,
+    allow_low_parity: bool = False,
+    report: Callable[[str], None] = lambda stage: None,
+) -> dict[str, Any]:
+    """Write the decoder of a codec's checkpoint, a folder or a file, to the folder `output`.
+
+    code: the codec's published code, a package or a folder; it is imported only because it is named here. steps: of a
+    decoder that takes some, instead of the family's own number. report(stage) is called as each stage begins. Returns
+    audio.json as a dict, with the key "warnings". Raises InputError (CheckpointError) for what it refuses, ParityError
+    for graphs below their thresholds.
+    """
+    if output.exists():
+        raise InputError(output, "already exists", "remove it, or choose another output")
+    report("reading the checkpoint")
+    opened = open_codec(codec, checkpoint, code)
+    with whole(output) as folder:
+        built = build(opened, folder, precision, steps=steps, allow_low_parity=allow_low_parity, report=report)
+        document = AudioFile(
+            schema_version=1,
+            wand_export=__version__,
+            codec=codec,
+            title=opened.title,
+            checkpoint=name_of(checkpoint),
+            sha256=digest(list(opened.files)),
+            licence=opened.licence,
+            sample_rate=opened.sample_rate,
+            codes=opened.codes,
+            decoder=built.decoder,
+            parity=built.parity,
+            passed=built.passed,
+            bytes={file: (folder / file).stat().st_size for file in built.decoder.files},
+        ).model_dump(mode="json")
+        (folder / AUDIO_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+    warnings = list(built.warnings)
+    if opened.licence.non_commercial:
+        warnings.append(f"The weights are for non-commercial use only: {opened.licence.weights}.")
+    return {**document, "warnings": warnings}
