@@ -88,6 +88,7 @@ def inspect(
     epilog=examples(
         "wand export models/wren/checkpoint -o bundle --target onnx-int4 --target onnx-fp32",
         "wand export --recipe orpheus --random-weights --layers 2 -o trial --target onnx-int4",
+        "wand export Llasa-1B --recipe llasa --window 64 --audio xcodec2 -o bundle --target onnx-int4",
     )
 )
 def export(
@@ -123,6 +124,11 @@ def export(
     audio_decoder: Annotated[
         Path | None, typer.Option(metavar="FILE.onnx", help="The family's own audio decoder, to carry along.")
     ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Checkpoint of the family's codec, made to stream: see wand audio."),
+    ] = None,
+    code: Code = None,
     with_twin: Annotated[
         bool, typer.Option("--with-twin", help="Also write the decoder without its window, for wand bench (ONNX).")
     ] = False,
@@ -152,6 +158,8 @@ def export(
             layers=layers,
             voices=voice or (),
             audio_decoder=audio_decoder,
+            audio=audio,
+            code=code,
             with_twin=with_twin,
             dry_run=dry_run,
             allow_low_parity=allow_low_parity,
@@ -302,9 +310,9 @@ def audio(
 ) -> int:
     """Make a codec's decoder stream.
 
-    Reads its checkpoint as its own code does, rewrites what no runtime takes, and writes ONNX graphs with audio.json, the
-    words by which a host streams them. Every graph is held to the codec's own code as saved on disk. That code is never
-    fetched, and runs only where --code names it.
+    Reads its checkpoint as its own code does, rewrites what no runtime takes, and writes ONNX graphs with audio.json,
+    the words by which a host streams them. Every graph is held to the codec's own code as saved on disk. That code is
+    never fetched, and runs only where --code names it.
     """
     from wand_export.commands.audio import audio as verb
 

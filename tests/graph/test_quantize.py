@@ -11,9 +11,9 @@ from torch import nn
 
 from tests.conftest import write_recipe
 from wand_export.backends.onnx import BlockLinear
-from wand_export.graph.trace import traced
 from wand_export.graph.checkpoint import random_checkpoint
 from wand_export.graph.quantize import quantize_blocks, round_reference
+from wand_export.graph.trace import traced
 from wand_export.spec.target import Precision
 
 

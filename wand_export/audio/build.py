@@ -1,18 +1,22 @@
 """A codec's checkpoint to a streaming decoder: traced, stored, held to the family's own code, its reach measured."""
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from wand_export import __version__
 from wand_export.audio.chain import speak, speak_whole, utterance
 from wand_export.audio.codec import Codec
 from wand_export.audio.parity import THRESHOLDS, emit, hold, originals
 from wand_export.audio.reach import measured
 from wand_export.errors import InputError, ParityError
 from wand_export.graph.hearing import log_mel_db
+from wand_export.graph.hub import name_of
+from wand_export.graph.weights import digest
 from wand_export.host.runtimes.onnx import OnnxAudio
 from wand_export.spec.audio import AudioDecoder
-from wand_export.spec.codec import Held
+from wand_export.spec.codec import AUDIO_FILE, AudioFile, Held
 from wand_export.spec.target import AudioPrecision, AudioThresholds
 
 EXACT = 1e-4
@@ -37,7 +41,6 @@ def build(
     precision: AudioPrecision = "float32",
     *,
     steps: int | None = None,
-    thresholds: AudioThresholds | None = None,
     allow_low_parity: bool = False,
     report: Callable[[str], None] = lambda stage: None,
 ) -> Built:
@@ -49,7 +52,8 @@ def build(
     """
     if steps is not None and (codec.schedule is None or codec.decoder.loop is None):
         raise InputError("--steps", f"{codec.title} takes no steps", "leave it out")
-    floor, warnings = thresholds or THRESHOLDS[precision], list[str]()
+    warnings = [f"The audio decoder's weights are for non-commercial use only: {codec.licence.weights}."]
+    warnings = warnings if codec.licence.non_commercial else []
     graphs = [graph.model_copy(update={"files": {"onnx": [f"{graph.name}.onnx"]}}) for graph in codec.decoder.graphs]
     codec = replace(codec, decoder=codec.decoder.model_copy(update={"graphs": graphs, "precision": precision}))
     report("asking the codec's own code")
@@ -58,7 +62,7 @@ def build(
     emit(codec, folder)
     report("comparing them with the codec's own code")
     held = hold(codec, folder, expected)
-    passed = _judge(codec, held, floor, allow_low_parity, warnings)
+    passed = _judge(codec, held, THRESHOLDS[precision], allow_low_parity, warnings)
     if steps is not None:
         codec = _fewer(codec, folder, steps, warnings)
     report("measuring how far a code is heard")
@@ -73,6 +77,28 @@ def build(
             raise ParityError("audio decoder", f"{what}, and ought to be equal", "--allow-low-parity writes it")
         warnings.append(f"{what[0].upper()}{what[1:]}.")
     return Built(decoder.model_copy(update={"measured": found}), held, passed, warnings)
+
+
+def write_document(name: str, checkpoint: Path, codec: Codec, built: Built, folder: Path) -> AudioFile:
+    """Write audio.json beside a decoder's files."""
+    document = AudioFile(
+        schema_version=1,
+        wand_export=__version__,
+        codec=name,
+        title=codec.title,
+        checkpoint=name_of(checkpoint),
+        sha256=digest(list(codec.files)),
+        licence=codec.licence,
+        sample_rate=codec.sample_rate,
+        codes=codec.codes,
+        decoder=built.decoder,
+        parity=built.parity,
+        passed=built.passed,
+        bytes={file: (folder / file).stat().st_size for file in built.decoder.files},
+    )
+    text = json.dumps(document.model_dump(mode="json"), indent=2, ensure_ascii=False)
+    (folder / AUDIO_FILE).write_text(f"{text}\n", encoding="utf-8")
+    return document
 
 
 def _between(units: int) -> int:

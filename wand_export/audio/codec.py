@@ -62,18 +62,19 @@ def names() -> list[str]:
     return sorted(module.name for module in pkgutil.iter_modules(codecs.__path__))
 
 
-def open_codec(name: str, path: Path, code: str | None = None) -> Codec:
+def open_codec(name: str, path: Path, code: str | None = None, codebook_ids: int | None = None) -> Codec:
     """The decoder of a checkpoint, its weights read.
 
     code: the family's published code, a package's name or a folder that holds it; imported, and so run, only because
-    the user named it. Raises InputError (CheckpointError) for an unknown codec, missing code, or what the checkpoint
-    does not hold.
+    the user named it. codebook_ids: ids of a codebook, for the codecs that ask. Raises InputError (CheckpointError) for
+    an unknown codec, missing code, or what the checkpoint does not hold.
     """
     if name not in names():
         raise InputError(name, "no such codec", f"there are: {', '.join(names())}")
     if not path.exists():
         raise InputError(path, "no such checkpoint", "give the folder, or the file, that the codec's authors published")
-    codec: Codec = import_module(f"{codecs.__name__}.{name}").open(path, code)
+    options = {} if codebook_ids is None else {"codebook_ids": codebook_ids}
+    codec: Codec = import_module(f"{codecs.__name__}.{name}").open(path, code, **options)
     for graph in codec.graphs.values():
         graph.module.eval().requires_grad_(False)
     return codec

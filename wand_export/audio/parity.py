@@ -60,6 +60,11 @@ def emit(codec: Codec, folder: Path) -> None:
         except torch.onnx.OnnxExporterError as error:
             reason = str(error.__cause__ or error).strip().splitlines()[0]
             raise ParityError(f"graph {graph.name}", f"torch cannot export it: {reason}", _AGAIN) from error
+        for value in model.graph.inputs:
+            for axis in own.lengths.get(value.name or "", {}):
+                if value.shape is not None and isinstance(size := value.shape[axis], int):
+                    what = f"has frozen its input {value.name!r} at {size}"
+                    raise ParityError(f"graph {graph.name}", what, _AGAIN)
         if drawn := [node.op_type for node in model.graph.all_nodes() if node.op_type in RANDOM]:
             raise ParityError(
                 f"graph {graph.name}", f"draws numbers of its own ({drawn[0]})", "make the noise an input"

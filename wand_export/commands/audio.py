@@ -1,18 +1,13 @@
 """wand audio: a codec's own checkpoint to a verified streaming decoder, written whole or not at all."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from wand_export import __version__
-from wand_export.audio.build import build
+from wand_export.audio.build import build, write_document
 from wand_export.audio.codec import open_codec
 from wand_export.commands.export import whole
 from wand_export.errors import InputError
-from wand_export.graph.hub import name_of
-from wand_export.graph.weights import digest
-from wand_export.spec.codec import AUDIO_FILE, AudioFile
 from wand_export.spec.target import AudioPrecision
 
 
@@ -40,23 +35,5 @@ def audio(
     opened = open_codec(codec, checkpoint, code)
     with whole(output) as folder:
         built = build(opened, folder, precision, steps=steps, allow_low_parity=allow_low_parity, report=report)
-        document = AudioFile(
-            schema_version=1,
-            wand_export=__version__,
-            codec=codec,
-            title=opened.title,
-            checkpoint=name_of(checkpoint),
-            sha256=digest(list(opened.files)),
-            licence=opened.licence,
-            sample_rate=opened.sample_rate,
-            codes=opened.codes,
-            decoder=built.decoder,
-            parity=built.parity,
-            passed=built.passed,
-            bytes={file: (folder / file).stat().st_size for file in built.decoder.files},
-        ).model_dump(mode="json")
-        (folder / AUDIO_FILE).write_text(json.dumps(document, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    warnings = list(built.warnings)
-    if opened.licence.non_commercial:
-        warnings.append(f"The weights are for non-commercial use only: {opened.licence.weights}.")
-    return {**document, "warnings": warnings}
+        document = write_document(codec, checkpoint, opened, built, folder)
+    return {**document.model_dump(mode="json"), "warnings": built.warnings}

@@ -15,6 +15,8 @@ import torch
 from safetensors.torch import save_file
 
 from wand_export import __version__, backends
+from wand_export.audio.build import build, write_document
+from wand_export.audio.codec import Codec, open_codec
 from wand_export.errors import InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
@@ -69,6 +71,8 @@ def export(
     layers: int | None = None,
     voices: Sequence[Path] = (),
     audio_decoder: Path | None = None,
+    audio: Path | None = None,
+    code: str | None = None,
     with_twin: bool = False,
     dry_run: bool = False,
     allow_low_parity: bool = False,
@@ -78,6 +82,7 @@ def export(
 
     checkpoint: a folder, or org/name[@revision] on the Hugging Face hub. voices: folders of named presets, the first
     being the default; audio_decoder: an ONNX file that fits the recipe's [audio.graph]; see models/README.md.
+    audio: the checkpoint of the recipe's codec, made to stream; code: that codec's published code, which is run.
     report(stage) is called as each stage begins. Returns the manifest as a dict, with the key "warnings"; with
     dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses, ParityError for an artifact
     below its target's thresholds.
@@ -92,10 +97,12 @@ def export(
     layout, warnings = _layout(source, window, prefix)
     tokenizer = load_tokenizer(source)
     draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
-    extras = Extras(tokenizer, _voices(draft, voices), audio_decoder)
+    extras = Extras(tokenizer, _voices(draft, voices), audio_decoder, audio, code)
     draft = draft.model_copy(update={"voices": list(extras.voices)})
     if audio_decoder is not None:
         draft = _with_decoder(draft, audio_decoder, wanted)
+    if audio is not None:
+        _open_codec(source.recipe, extras, wanted)
     if dry_run:
         return {**draft.model_dump(mode="json"), "warnings": warnings}
     with whole(output) as folder:
@@ -105,11 +112,13 @@ def export(
 
 @dataclass(frozen=True)
 class Extras:
-    """What a bundle carries beside the decoder. voices: folder by name."""
+    """What a bundle carries beside the decoder. voices: folder by name; audio, code: the codec's checkpoint and code."""
 
     tokenizer: tokenizers.Tokenizer | None
     voices: dict[str, Path]
     audio_decoder: Path | None
+    audio: Path | None
+    code: str | None
 
 
 def _voices(manifest: Manifest, folders: Sequence[Path]) -> dict[str, Path]:
@@ -131,7 +140,7 @@ def _audio(recipe: Recipe) -> Audio:
         names = [value.name for value in told.graph.inputs]
         graph = AudioGraph(name="decoder", inputs=names, outputs=["audio"], files={})
         decoders[WHOLE] = AudioDecoder(mode="whole", inputs=told.graph.inputs, graphs=[graph], samples="audio")
-    return Audio(**told.model_dump(exclude={"vocoder", "graph"}), decoders=decoders)
+    return Audio(**told.model_dump(exclude={"vocoder", "graph", "codec", "codebook_ids"}), decoders=decoders)
 
 
 def _with_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> Manifest:
@@ -143,6 +152,24 @@ def _with_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> Mani
     decoder = whole_decoder(file, manifest.audio.decoders[WHOLE].inputs, WHOLE_FILE)
     audio = manifest.audio.model_copy(update={"decoders": {WHOLE: decoder}})
     return manifest.model_copy(update={"audio": audio})
+
+
+def _open_codec(recipe: Recipe, extras: Extras, targets: list[Target]) -> Codec:
+    """The decoder of --audio, which the recipe's codec has to be. Raises InputError (CheckpointError)."""
+    assert extras.audio is not None
+    told = recipe.audio
+    if told.codec is None or extras.audio_decoder is not None:
+        why = "it comes with its own decoder" if told.codec is None else "--audio-decoder brings one already"
+        raise InputError(extras.audio, f"recipe {recipe.family} takes no codec: {why}", "leave --audio out")
+    if not any(target.runtime == AUDIO_RUNTIME for target in targets):
+        raise InputError(extras.audio, "no onnx target to carry it", "add an onnx target, or leave --audio out")
+    codec = open_codec(told.codec, extras.audio, extras.code, told.codebook_ids)
+    found = {"Hz": codec.sample_rate, "codes": codec.codes}
+    for what, wanted in {"Hz": told.sample_rate, "codes": told.codes}.items():
+        if found[what] != wanted:
+            fix = "give the codec that the family was trained with"
+            raise InputError(extras.audio, f"{found[what]} {what}, and recipe {recipe.family} has {wanted}", fix)
+    return codec
 
 
 def _source(checkpoint: Path | str | None, recipe: str | None, random_weights: bool, layers: int | None) -> Checkpoint:
@@ -278,6 +305,9 @@ def _fill(
         (folder / WHOLE_FILE).parent.mkdir(parents=True)
         shutil.copyfile(extras.audio_decoder, folder / WHOLE_FILE)
         chosen = {target.name: WHOLE for target in targets if target.runtime == AUDIO_RUNTIME}
+    elif extras.audio is not None:
+        decoders = _build_codec(folder, source.recipe, extras, targets, allow_low_parity, warnings, report)
+        chosen = {target.name: target.audio.precision for target in targets if target.runtime == AUDIO_RUNTIME}
     audio = draft.audio.model_copy(update={"decoders": decoders})
     artifacts: dict[str, Artifact] = {}
     for target in targets:
@@ -330,6 +360,36 @@ def _emit_audio(
         graph = decoder.graphs[0]
         files = {**graph.files, runtime: [f"{place}/{name}" for name in emitted]}
         decoders[precision] = decoder.model_copy(update={"graphs": [graph.model_copy(update={"files": files})]})
+        gc.collect()
+    return decoders
+
+
+def _build_codec(
+    folder: Path,
+    recipe: Recipe,
+    extras: Extras,
+    targets: list[Target],
+    allow_low_parity: bool,
+    warnings: list[str],
+    report: Callable[[str], None],
+) -> dict[str, AudioDecoder]:
+    """Write the codec's decoder once for each precision of the targets that carry it: decoders by precision."""
+    assert extras.audio is not None and recipe.audio.codec is not None
+    decoders: dict[str, AudioDecoder] = {}
+    for precision in dict.fromkeys(target.audio.precision for target in targets if target.runtime == AUDIO_RUNTIME):
+        place = f"{AUDIO_FOLDER}/{AUDIO_RUNTIME}/{precision}"
+        (folder / place).mkdir(parents=True)
+        codec = _open_codec(recipe, extras, targets)
+        built = build(
+            codec,
+            folder / place,
+            precision,
+            allow_low_parity=allow_low_parity,
+            report=lambda stage, precision=precision: report(f"audio decoder, {precision}: {stage}"),
+        )
+        write_document(recipe.audio.codec, extras.audio, codec, built, folder / place)
+        warnings += [warning for warning in built.warnings if warning not in warnings]
+        decoders[precision] = built.decoder.in_folder(place)
         gc.collect()
     return decoders
 

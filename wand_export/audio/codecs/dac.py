@@ -42,10 +42,10 @@ class Decoder(nn.Module):
         return functional.pad(samples, (0, books.shape[2] * self.config.hop_length - samples.shape[1]))
 
 
-def open(path: Path, code: str | None, stride: int | None = None) -> Codec:
+def open(path: Path, code: str | None, codebook_ids: int | None = None) -> Codec:
     """The decoder of a folder of transformers' (config.json, model.safetensors) or of descript's one file.
 
-    stride: ids of a codebook, where a language model counts more of them than there are. Raises CheckpointError.
+    codebook_ids: of each codebook, where a language model counts more of them than there are. Raises CheckpointError.
     """
     file = find(path, "model.safetensors", "weights.pth")
     if file.suffix == ".safetensors":
@@ -54,7 +54,7 @@ def open(path: Path, code: str | None, stride: int | None = None) -> Codec:
     else:
         model = _descript(file)
     config = model.config
-    decoder = Decoder(model, stride or config.codebook_size)
+    decoder = Decoder(model, codebook_ids or config.codebook_size)
     context = residual_context(config.upsampling_ratios)
     words = AudioDecoder(
         mode="window",

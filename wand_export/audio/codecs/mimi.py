@@ -165,7 +165,7 @@ def open(path: Path, code: str | None) -> Codec:
         sample_rate=config.sampling_rate,
         decoder=words,
         graphs={"decoder": Graph(decoder, {"codes": {1: ("frames", config.num_quantizers)}})},
-        codes=config.codebook_size,
+        codes=config.num_quantizers * config.codebook_size,
         original=original,
         exact=True,
         int8_arithmetic=True,
