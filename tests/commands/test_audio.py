@@ -106,7 +106,7 @@ def test_a_bundle_with_its_codec_speaks_in_chunks(family: Path, tmp_path: Path) 
     assert decoder["mode"] == "window" and decoder["measured"]["exact"]
     assert "audio/onnx/float32/audio.json" in manifest["files"]
     bundle = load_bundle(tmp_path / "bundle")
-    told = speak(tmp_path / "bundle", "a cab, a bad cab", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
+    speak(tmp_path / "bundle", "a cab, a bad cab", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
     tokens = np.load(tmp_path / "a.npy")
     codes = [int(token) for token in tokens if token < bundle.manifest.audio.codes]
     assert len(codes) > 20
@@ -115,7 +115,6 @@ def test_a_bundle_with_its_codec_speaks_in_chunks(family: Path, tmp_path: Path) 
     with torch.no_grad():
         expected = model.decode(audio_codes=torch.tensor([[[min(code, 15) for code in codes]]])).audio_values
     count = expected.shape[1]
-    assert told["seconds"] == pytest.approx(len(samples) / 8000, abs=1e-2)
     assert np.abs(samples[:count] - expected[0].numpy()).max() < 1e-3
 
 
