@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from tests.backends.test_onnx import assert_is_the_vocoder
 from tests.conftest import write_recipe
 from wand_export.commands import export
 from wand_export.errors import BundleError, InputError, ParityError
@@ -225,24 +226,14 @@ def test_opening_a_package_changes_no_byte_of_it(bundle: Bundle) -> None:
     """coremltools writes Manifest.json again whenever it opens a package."""
     import coremltools as ct
 
-    for name in ("coreml-fp16/decoder.mlpackage", "audio/coreml/vocoder.mlpackage"):
+    for name in ("coreml-fp16/decoder.mlpackage", "audio/coreml/float32.mlpackage"):
         ct.utils.load_spec(str(bundle.path / name))
         ct.models.MLModel(str(bundle.path / name), skip_model_load=True)
     load_bundle(bundle.path)
 
 
 def test_the_audio_decoder_is_the_vocoder(bundle: Bundle, tiny: Path) -> None:
-    vocoder = load_vocoder(tiny / "recipe" / "vocoder")
-    decoder = bundle.manifest.audio.decoder
-    assert decoder is not None
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(-1, 27, 2 * decoder.context + decoder.chunk).astype(np.int32)
-    noise = rng.uniform(-1, 1, decoder.noise_samples).astype(np.float32)
-    samples, phase = bundle.open_audio("coreml-fp16").decode(tokens, noise, 0.25)
-    with torch.no_grad():
-        wanted, after = vocoder(torch.from_numpy(tokens)[None], torch.from_numpy(noise)[None], torch.tensor([0.25]))
-    assert np.abs(samples - wanted[0].numpy()).max() < 1e-3 * max(1.0, float(wanted.abs().max()))
-    assert abs(phase - after.item()) < 1e-3
+    assert_is_the_vocoder(bundle.open_audio("coreml-fp16"), load_vocoder(tiny / "recipe" / "vocoder"))
 
 
 @pytest.mark.parametrize("damage", ["flipped", "cut"])

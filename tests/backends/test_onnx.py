@@ -6,10 +6,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
+import torch
 from onnx import TensorProto, helper
 
 from wand_export.backends.onnx import check_inputs
-from wand_export.host.bundle import Bundle, load_bundle
+from wand_export.backends.onnx_weights import store
+from wand_export.graph.vocoder import Vocoder, load_vocoder
+from wand_export.host.bundle import load_bundle
+from wand_export.host.runtimes.onnx import load
+from wand_export.host.session import AudioSession
+from wand_export.spec.target import AudioPrecision
 
 
 def graph(*nodes: onnx.NodeProto) -> ir.Model:
@@ -58,8 +64,6 @@ def test_weights_lie_once_in_the_data_file(exported: Path) -> None:
 
 
 def test_the_twin_is_full_attention(exported: Path, tiny: Path) -> None:
-    import torch
-
     from wand_export.graph.checkpoint import open_checkpoint
 
     bundle = load_bundle(exported)
@@ -76,24 +80,78 @@ def test_integer_targets_are_smaller(exported: Path) -> None:
     assert sizes["onnx-fp32"] > 2 * sizes["onnx-int8"] > 3 * sizes["onnx-int4"]
 
 
-def audio_inputs(bundle: Bundle) -> tuple[np.ndarray, np.ndarray]:
-    """Codes, some of them outside, and noise for one call of the audio decoder."""
-    decoder = bundle.manifest.audio.decoder
-    assert decoder is not None
-    rng = np.random.default_rng(0)
-    tokens = rng.integers(-1, 27, 2 * decoder.context + decoder.chunk).astype(np.int32)
-    return tokens, rng.uniform(-1, 1, decoder.noise_samples).astype(np.float32)
+def assert_is_the_vocoder(session: AudioSession, vocoder: Vocoder) -> None:
+    """Both lengths of a chunk, neither of them the traced one, from states that are not those of a start."""
+    graph = session.decoder.graphs[0]
+    for chunk in (vocoder.config.first, vocoder.config.later):
+        codes, noise = vocoder.example(chunk)
+        values = [torch.randint_like(codes, -1, 27), torch.rand_like(noise), *map(torch.rand_like, vocoder.states())]
+        found = session.run(graph.name, {n: v.numpy() for n, v in zip(graph.inputs, values, strict=True)})
+        with torch.no_grad():
+            expected = vocoder(*values)
+        for name, wanted in zip(graph.outputs, expected, strict=True):
+            assert np.abs(found[name] - wanted.numpy()).max() < 1e-3 * max(1.0, float(wanted.abs().max()))
 
 
 def test_the_audio_decoder_is_the_vocoder(exported: Path, tiny: Path) -> None:
-    import torch
+    session = load_bundle(exported).open_audio("onnx-fp32")
+    assert_is_the_vocoder(session, load_vocoder(tiny / "recipe" / "vocoder"))
 
-    from wand_export.graph.vocoder import load_vocoder
 
-    vocoder = load_vocoder(tiny / "recipe" / "vocoder")
-    tokens, noise = audio_inputs(load_bundle(exported))
-    samples, phase = load_bundle(exported).open_audio().decode(tokens, noise, 0.25)
-    with torch.no_grad():
-        wanted, after = vocoder(torch.from_numpy(tokens)[None], torch.from_numpy(noise)[None], torch.tensor([0.25]))
-    assert np.abs(samples - wanted[0].numpy()).max() < 1e-3 * max(1.0, float(wanted.abs().max()))
-    assert abs(phase - after.item()) < 1e-3
+def stored(file: Path) -> dict[int, int]:
+    """Entries of large initializers by their type."""
+    found: dict[int, int] = {}
+    for tensor in onnx.load(file).graph.initializer:
+        found[tensor.data_type] = found.get(tensor.data_type, 0) + int(np.prod(tensor.dims))
+    return found
+
+
+@pytest.fixture(scope="module")
+def matrix() -> ir.Model:
+    """x [1, 512] times a matrix, float32."""
+    weight = np.random.default_rng(0).standard_normal((512, 64)).astype(np.float32)
+    values = [helper.make_tensor_value_info(n, TensorProto.FLOAT, [1, k]) for n, k in (("x", 512), ("y", 64))]
+    node = helper.make_node("MatMul", ["x", "w"], ["y"])
+    initializer = helper.make_tensor("w", TensorProto.FLOAT, weight.shape, weight.flatten())
+    graph = helper.make_graph([node], "g", values[:1], values[1:], [initializer])
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]))
+
+
+@pytest.mark.parametrize(
+    ("precision", "kind", "error"),
+    [("float32", TensorProto.FLOAT, 0), ("float16", TensorProto.FLOAT16, 1e-3), ("int8", TensorProto.INT8, 1e-2)],
+)
+def test_weights_are_stored_narrower(
+    matrix: ir.Model, tmp_path: Path, precision: AudioPrecision, kind: int, error: float
+) -> None:
+    model = ir.from_proto(ir.to_proto(matrix))
+    store(model, precision)
+    ir.save(model, tmp_path / "m.onnx")
+    assert stored(tmp_path / "m.onnx")[kind] == 512 * 64
+    x = np.random.default_rng(1).standard_normal((1, 512)).astype(np.float32)
+    weight = matrix.graph.initializers["w"].const_value
+    assert weight is not None
+    expected = x @ weight.numpy()
+    found = load(tmp_path / "m.onnx", 1).run(None, {"x": x})[0]
+    difference = np.abs(found - expected).max() / np.abs(expected).max()
+    assert difference <= error + 1e-6 and (difference > 1e-5) == (error > 0)
+
+
+def test_a_checkpoint_in_half_precision_is_stored_in_it(matrix: ir.Model) -> None:
+    """A float32 decoder loses nothing by it, and is half as large."""
+    model = ir.from_proto(ir.to_proto(matrix))
+    weight = model.graph.initializers["w"]
+    assert weight.const_value is not None
+    weight.const_value = ir.tensor(weight.const_value.numpy().astype(np.float16).astype(np.float32), name="w")
+    store(model, "float32")
+    assert [value.dtype for value in model.graph.initializers.values()] == [ir.DataType.FLOAT16]
+
+
+def test_a_mixed_decoder_multiplies_integers(exported: Path) -> None:
+    decoders = load_bundle(exported).manifest.audio.decoders
+    assert set(decoders) == {"float32", "mixed"}
+    operations = {
+        name: {node.op_type for node in onnx.load(exported / decoder.files[0]).graph.node}
+        for name, decoder in decoders.items()
+    }
+    assert "DynamicQuantizeMatMul" in operations["mixed"] - operations["float32"]

@@ -70,7 +70,9 @@ def test_a_path_outside_the_bundle(bundle: Path, name: str) -> None:
         load_bundle(bundle)
 
 
-@pytest.mark.parametrize("changes", [{"schema_version": 2}, {"colour": "red"}, {"family": 3}, {"kv_cache": {}}])
+@pytest.mark.parametrize(
+    "changes", [{"schema_version": 1}, {"schema_version": 3}, {"colour": "red"}, {"family": 3}, {"kv_cache": {}}]
+)
 def test_a_manifest_that_is_not_of_the_schema(bundle: Path, changes: dict[str, object]) -> None:
     reseal(bundle, **changes)
     with pytest.raises(BundleError, match=MANIFEST):

@@ -74,7 +74,8 @@ def test_a_bundle_carries_its_voices_and_its_decoder(spark: Path) -> None:
     bundle = load_bundle(spark / "bundle")
     assert bundle.manifest.voices == ["anna", "bert"] == inspect(spark / "bundle")["voices"]
     assert {"voices/anna/voice.json", "voices/bert/voice.json"} <= set(bundle.manifest.files)
-    assert bundle.manifest.artifacts["onnx-fp32"].audio_decoder == "audio/onnx/decoder.onnx"
+    assert bundle.manifest.artifacts["onnx-fp32"].audio_decoder == "whole"
+    assert bundle.manifest.audio.decoders["whole"].files == ["audio/onnx/decoder.onnx"]
     (copy := spark / "copy").exists() or shutil.copytree(spark / "bundle", copy)
     (copy / "voices" / "bert" / "voice.json").write_text("{}")
     with pytest.raises(BundleError, match=r"voices/bert/voice\.json"):

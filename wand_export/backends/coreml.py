@@ -8,7 +8,6 @@ file once.
 """
 
 import contextlib
-import copy
 import io
 import json
 import logging
@@ -31,10 +30,12 @@ from wand_export.graph.half import prepare
 from wand_export.graph.quantize import Blocks, linears, quantize_blocks
 from wand_export.graph.steps import SelectStep
 from wand_export.graph.vocoder import Vocoder
+from wand_export.host.runtimes.coreml import LATER, audio_functions
 from wand_export.layout import Layout
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.target import Target
 
-PACKAGE, AUDIO = "decoder.mlpackage", "vocoder.mlpackage"
+PACKAGE = "decoder.mlpackage"
 PREFILL, DECODE = "prefill", "decode"
 MANIFEST = "Manifest.json"
 _AUTHOR = "com.apple.CoreML"
@@ -94,19 +95,31 @@ def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_tw
     )
 
 
-def emit_audio(vocoder: Vocoder, folder: Path) -> str:
-    """Write the audio decoder as vocoder.mlpackage, of fixed shapes, and return the name of its manifest.
+def emit_audio(vocoder: Vocoder, decoder: AudioDecoder, folder: Path) -> list[str]:
+    """Write the audio decoder as a package of one function for each length of a chunk; its manifest comes first.
 
     In float32: the phase of the voice, a sum over frames multiplied by up to 275 harmonics, does not survive float16.
-    Of the example voice's vocoder, the signal lies 77 dB above the error in float32, 9.5 dB in float16.
+    Of the example voice's vocoder, the signal lies 77 dB above the error in float32, 9.5 dB in float16. Raises
+    InputError for another precision.
     """
-    vocoder, config = copy.deepcopy(vocoder), vocoder.config
-    vocoder.inverse_basis = vocoder.get_buffer("basis").clone()  # tracing refuses one tensor of two names
-    tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
-    inputs = {"tokens": tokens, "noise": torch.zeros(1, config.noise_samples), "phase": torch.zeros(1)}
-    save_module(vocoder, inputs, ["audio", "new_phase"], folder / AUDIO, float16=False)
-    _settle(folder / AUDIO)
-    return f"{AUDIO}/{MANIFEST}"
+    if decoder.precision != "float32":
+        raise InputError(decoder.precision, "a Core ML audio decoder is float32", "set it in the target's [audio]")
+    assert decoder.chunk is not None
+    graph, states = decoder.graphs[0], vocoder.states()
+    package = folder / f"{decoder.precision}.mlpackage"
+    with _quiet(), tempfile.TemporaryDirectory() as scratch:
+        import coremltools as ct
+
+        functions = ct.utils.MultiFunctionDescriptor()
+        for chunk, name in audio_functions(decoder.chunk).items():
+            single = Path(scratch) / f"{name}.mlpackage"
+            inputs = dict(zip(graph.inputs, (*vocoder.example(chunk), *states), strict=True))
+            save_module(vocoder, inputs, graph.outputs, single, float16=False)
+            functions.add_function(str(single), "main", name)
+        functions.default_function_name = LATER
+        ct.utils.save_multifunction(functions, str(package))
+        _settle(package)
+    return [f"{package.name}/{name}" for name in _files(package)]
 
 
 def compressed(decoder: Decoder, target: Target) -> Weights:
@@ -133,7 +146,7 @@ def save_step(step: SelectStep, rows: int, package: Path, weights: Weights | Non
     """Save a step for S = rows as a package of one float16 function, its buffers as states, its weights compressed."""
     integers = {name: torch.zeros(1, dtype=torch.int32) for name in ("position", "prefix_len", "last")}
     inputs = {"embeds": torch.zeros(1, rows, step.decoder.backbone.hidden), **integers}
-    program = _convert(step, inputs, ["logits", "hidden"], True, dict(step.named_buffers(recurse=False)))
+    program = _convert(step.eval(), inputs, ["logits", "hidden"], True, dict(step.named_buffers(recurse=False)))
     write_states_whole(program)
     compress(program, weights or {})
     _save(program, package)
@@ -142,7 +155,9 @@ def save_step(step: SelectStep, rows: int, package: Path, weights: Weights | Non
 @_quiet()
 def save_module(module: nn.Module, inputs: dict[str, Tensor], outputs: list[str], package: Path, float16: bool) -> None:
     """Save a module without states, which computes in float16 or, not float16, in float32, as a package."""
-    _save(_convert(module, inputs, outputs, float16, {}), package)
+    # Exported first, sizes are numbers: the converter stumbles over those that tracing computes.
+    fixed = torch.export.export(module.eval(), tuple(inputs.values())).module()
+    _save(_convert(fixed, inputs, outputs, float16, {}), package)
 
 
 def _convert(
@@ -150,19 +165,23 @@ def _convert(
 ) -> Any:
     """A traced module as a MIL program; its inputs and outputs are float32 or int32 whatever it computes in."""
     import coremltools as ct
-    from coremltools.converters.mil.frontend.torch.ops import logical_or
+    from coremltools.converters.mil.frontend.torch.ops import logical_or, noop
     from coremltools.converters.mil.frontend.torch.torch_op_registry import register_torch_op
 
     def bitwise_or(context: Any, node: Any) -> None:
         logical_or(context, node)
 
-    # layout.py's masks are joined by |, which the converter lacks.
+    def alias(context: Any, node: Any) -> None:
+        noop(context, node)
+
+    # What the converter lacks: layout.py's masks are joined by |, and an exported module calls views by a name.
     register_torch_op(bitwise_or, torch_alias=["or"], override=True)
+    register_torch_op(alias, override=True)
     pipeline = ct.PassPipeline()
     # Negative indices would count from the end; ours are positions and rows, which the host has checked.
     pipeline.remove_passes({"common::guard_negative_gather_indices"})
     with torch.no_grad():
-        traced = torch.jit.trace(module.eval(), tuple(inputs.values()), check_trace=False)
+        traced = torch.jit.trace(module, tuple(inputs.values()), check_trace=False)
     dtypes = {torch.int32: np.int32, torch.float32: np.float32}
     return ct.convert(
         traced,

@@ -1,6 +1,5 @@
 """ExecuTorch: one method with dynamic S and the caches as its state, through XNNPACK; integer weights by torchao."""
 
-import copy
 import logging
 import warnings
 from collections.abc import Callable, Iterator
@@ -24,9 +23,10 @@ from wand_export.graph.steps import LateStep
 from wand_export.graph.vocoder import Vocoder
 from wand_export.host.runtimes.executorch import DECODE, STEP
 from wand_export.layout import Layout
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.target import Precision, Target
 
-DECODER, AUDIO = "decoder.pte", "audio.pte"
+DECODER = "decoder.pte"
 _GROUPS = (32, 64, 128)
 _SCALE_BYTES: dict[int | str, int] = {"channel": 4, **dict.fromkeys(_GROUPS, 2)}
 """XNNPACK keeps the scales of groups in bfloat16."""
@@ -55,15 +55,25 @@ def emit(decoder: Decoder, layout: Layout, target: Target, folder: Path, with_tw
     return Emitted(files=[DECODER], step_bytes=bytes_read, emitted_by=emitted_by, oldest_runtime=None)
 
 
-def emit_audio(vocoder: Vocoder, folder: Path) -> str:
-    """Write the audio decoder as one program of fixed shapes, and return its name."""
-    vocoder, config = copy.deepcopy(vocoder), vocoder.config
-    # XNNPACK's convolution takes only saved weights that no other convolution reads.
-    for name in ("basis", "inverse_basis"):
-        vocoder.register_buffer(name, vocoder.get_buffer(name).clone(), persistent=True)
-    tokens = torch.zeros(1, 2 * config.context + config.chunk, dtype=torch.int32)
-    lower(vocoder, DECODE, (tokens, torch.zeros(1, config.noise_samples), torch.zeros(1)), None, folder / AUDIO)
-    return AUDIO
+def emit_audio(vocoder: Vocoder, decoder: AudioDecoder, folder: Path) -> list[str]:
+    """Write the audio decoder as one program for chunks up to the longer one, and return its name.
+
+    In mixed precision the linear layers of the spectra, changed in place, multiply integers; the rest is float32.
+    Raises InputError for another precision than that and float32.
+    """
+    if decoder.precision not in ("float32", "mixed"):
+        raise InputError(decoder.precision, "XNNPACK stores no such audio decoder", "use float32 or mixed")
+    if decoder.precision == "mixed":
+        rows = Int8DynamicActivationIntxWeightConfig(weight_dtype=torch.int8, weight_granularity=PerAxis(0))
+        quantize_(vocoder.spectra, rows, filter_fn=lambda module, name: isinstance(module, nn.Linear))
+    assert decoder.chunk is not None
+    config, states = vocoder.config, vocoder.states()
+    chunk = torch.export.Dim("chunk", min=2, max=max(decoder.chunk.first, decoder.chunk.later))
+    shapes = ({1: chunk + config.look_ahead}, {1: config.samples_per_code * chunk + config.noise_samples(0)})
+    example = (*vocoder.example(3), *states)
+    file = f"{decoder.precision}.pte"
+    lower(vocoder, DECODE, example, (*shapes, tuple({} for _ in states)), folder / file)
+    return [file]
 
 
 def quantize(decoder: Decoder, target: Target) -> int:

@@ -175,8 +175,8 @@ def emit_audio(vocoder: Vocoder, decoder: AudioDecoder, folder: Path) -> list[st
     config, graph = vocoder.config, decoder.graphs[0]
     states = vocoder.states()
     arguments = (*vocoder.example(3), *states)
-    edges = config.noise_samples(0)
-    shapes = ({1: chunk + config.look_ahead}, {1: config.samples_per_code * chunk + edges}, tuple({} for _ in states))
+    samples = config.samples_per_code * chunk + config.noise_samples(0)
+    shapes: Any = ({1: chunk + config.look_ahead}, {1: samples}, tuple({} for _ in states))
     names = {"input_names": graph.inputs, "output_names": graph.outputs, "dynamic_shapes": shapes}
     model = traced(vocoder, arguments, names)
     store(model, decoder.precision)

@@ -245,7 +245,7 @@ def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
         "first_audio_ms": None,
         "real_time_factor": None,
     }
-    if bundle.manifest.audio.decoder is not None:
+    if bundle.audio_decoder(target) is not None:
         found |= _speech(bundle, session, target, threads)
     session.close()
     return found

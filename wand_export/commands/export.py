@@ -32,7 +32,6 @@ from wand_export.layout import KV_FORMULA, Layout, kv_bytes
 from wand_export.report import write_report
 from wand_export.spec.audio import AudioDecoder, AudioGraph
 from wand_export.spec.manifest import (
-    SCHEMA_VERSION,
     Artifact,
     Audio,
     BundleText,
@@ -215,7 +214,7 @@ def _manifest(source: Checkpoint, recipe: Recipe, layout: Layout, targets: list[
     dtype: Literal["float32", "float16"] = "float32" if precise else "float16"
     learned = recipe.tables[recipe.speech_table].positions
     return Manifest(
-        schema_version=SCHEMA_VERSION,
+        schema_version=2,
         wand_export=__version__,
         family=recipe.family,
         title=recipe.title,

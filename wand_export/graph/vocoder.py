@@ -1,11 +1,13 @@
 """Audio codes to waveform, chunk by chunk, as one graph that hands its state on.
 
-    forward(codes int32 [1, n + look_ahead], noise float32 [1, noise samples], states) -> audio float32 [1, n hops], states
+    forward(codes int32 [1, n + look_ahead], noise float32 [1, noise samples], *states)
+        -> audio float32 [1, samples of n codes], *states
 
-A chunk of n codes is spoken, and the look-ahead only heard. Every convolution keeps the last columns of its input at the
-chunk's end, so nothing on the left is computed twice; what lies ahead is computed again by the next call, when more is
-known of it. Codes -1 lie outside the utterance and are masked behind every convolution, so that an utterance spoken in
-chunks equals the same utterance spoken whole between zeros, but for what lies beyond the look-ahead: see `reach`.
+A chunk of n codes is spoken, and the look-ahead only heard. Every convolution keeps the last columns of its input at
+the chunk's end, so nothing on the left is computed twice; what lies ahead is computed again by the next call, when more
+is known of it. Codes -1 lie outside the utterance and are masked behind every convolution, so that an utterance spoken
+in chunks equals the same utterance spoken whole between zeros, but for what lies beyond the look-ahead: see `reach`.
+
 Codes become acoustic features (ConvNeXt over codes, then over frames), and each frame's features a spectrum of three
 branches, summed and inverted:
 
@@ -43,7 +45,7 @@ LOWEST_PITCH, HIGHEST_HARMONIC = 40.0, 11000.0
 """Hz. Between a voiced and an unvoiced frame the interpolated F0 is unvoiced below the lowest pitch."""
 LARGEST_LOG = 7.0
 BEFORE, BEHIND = 2, 3
-"""Frames before a chunk, and behind it, whose samples reach into it through one STFT and one inverse STFT of four hops."""
+"""Frames before a chunk, and behind it, whose samples reach it through one STFT and one inverse STFT of four hops."""
 
 
 class VocoderConfig(Schema):

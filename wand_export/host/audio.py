@@ -1,4 +1,4 @@
-"""From token ids to samples, call by call as spec/audio.py tells, and to a WAV file that exists only when it is whole."""
+"""From token ids to samples, as spec/audio.py tells, and to a WAV file that exists only when it is whole."""
 
 import math
 import os

@@ -23,7 +23,7 @@ class AudioInput(Schema):
     )
     dtype: DType
     shape: list[int | str] = Field(description="strings are free dimensions")
-    tensor: str | None = Field(None, description="for source voice: its name in the voice's latents.safetensors")
+    tensor: str | None = Field(default=None, description="for source voice: its name in latents.safetensors")
 
 
 class AudioNoise(Schema):
@@ -118,23 +118,23 @@ class AudioDecoder(Schema):
     A call on units a to b is given units s = floor((a - look_back) / align) x align to b + look_ahead. Those beyond the
     edges of the utterance are the code `outside` (vectors: zeros), so that every call has one of two shapes; where
     `outside` is null they are left out. `samples` float32 [.., n] starts with the first sample of unit s and goes on at
-    least to unit b and `crossfade` samples more. Of the samples of a chunk, the first `crossfade` are mixed with what the
-    call before gave for the same place: weight (i + 1/2) / crossfade for the new one of sample i.
+    least to unit b and `crossfade` samples more. The first `crossfade` samples of a chunk are mixed with what the call
+    before gave for the same place: the new sample i weighs (i + 1/2) / crossfade.
     """
 
     mode: Literal["whole", "window", "state", "prefix"]
     precision: AudioPrecision = "float32"
-    unit: PositiveInt = Field(1, description="codes that belong together: SNAC's frame has 7")
-    hop: PositiveInt | None = Field(None, description="samples of a unit; null where mode is whole")
-    chunk: AudioChunk | None = Field(None, description="null where mode is whole")
+    unit: PositiveInt = Field(default=1, description="codes that belong together: SNAC's frame has 7")
+    hop: PositiveInt | None = Field(default=None, description="samples of a unit; null where mode is whole")
+    chunk: AudioChunk | None = Field(default=None, description="null where mode is whole")
     look_back: NonNegativeInt = 0
     look_ahead: NonNegativeInt = 0
     align: PositiveInt = 1
     crossfade: NonNegativeInt = 0
     outside: int | None = None
     inputs: list[AudioInput] = Field(min_length=1)
-    noise: list[AudioNoise] = []
-    states: list[AudioState] = []
+    noise: list[AudioNoise] = Field(default=[])
+    states: list[AudioState] = Field(default=[])
     graphs: list[AudioGraph] = Field(min_length=1)
     loop: AudioLoop | None = None
     samples: str = Field(description="the value that holds the samples, in [-1, 1]")
@@ -160,7 +160,8 @@ class AudioDecoder(Schema):
     @model_validator(mode="after")
     def _names(self) -> Self:
         """Every value is made once, before it is read."""
-        made = [value.name for value in (*self.inputs, *self.noise)] + [state.input for state in self.states]
+        made = [value.name for value in self.inputs] + [value.name for value in self.noise]
+        made += [state.input for state in self.states]
         if self.loop is not None:
             if self.loop.graph not in (graph.name for graph in self.graphs):
                 raise ValueError(f"the loop names graph {self.loop.graph!r}, which is not there")

@@ -72,7 +72,7 @@ class Pieces(Schema):
     case: Literal["upper", "lower"] | None = None
     normalize: list[
         Literal["nfc", "nfkc", "charsmap", "replace", "lowercase", "nmt", "strip", "trim", "squeeze", "mark"]
-    ] = []
+    ] = Field([])
     split: Literal["none", "mark", "metaspace", "gpt2", "qwen2", "llama3"]
     prefix: Literal["always", "first", "never"] = "never"
     alphabet: Literal["bytes", "characters"]
@@ -100,7 +100,7 @@ class Audio(Schema):
     codes: int
     silent: list[tuple[int, int]]
     silent_rate: float
-    decoders: dict[str, AudioDecoder] = {}
+    decoders: dict[str, AudioDecoder] = Field(default={})
 
     @property
     def step_rate(self) -> float:
@@ -132,9 +132,8 @@ class Exact(Schema):
 class AudioParity(Schema):
     """An artifact's audio decoder in chunks, against the family's own in PyTorch over the whole utterance.
 
-    psnr_db is null when identical; log_mel_db is the root mean square difference of log-mel spectra, in dB; click_db the
-    largest jump where chunks meet, over what is usual, null where there is none. Both are null where the whole is not
-    at hand.
+    psnr_db is null when identical; log_mel_db is the root mean square difference of log-mel spectra, in dB; click_db
+    the largest jump where chunks meet, over what is usual, null where there is none. The self-test knows neither.
     """
 
     how: Literal["ran", "interpreted", "not_run"]
@@ -224,7 +223,7 @@ class Manifest(Schema):
     refused: dict[str, str] = Field({})
     voices: list[str] = Field([])
     stop: Stop
-    endings: list[Ending] = ["stop", "limit"]
+    endings: list[Ending] = Field(default=["stop", "limit"])
     sampler: Sampler
     text: BundleText
     audio: Audio

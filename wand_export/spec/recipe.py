@@ -192,7 +192,7 @@ class Text(Schema):
 
 
 class WholeGraph(Schema):
-    """An ONNX audio decoder, a bundle's decoder of mode "whole", that speaks a whole utterance at once: what it takes, and its samples.
+    """An ONNX audio decoder that speaks a whole utterance at once, mode "whole" in a bundle: what it takes.
 
     Its first output, float32, holds the utterance's samples in [-1, 1] in its last dimension, the others being 1.
     """

@@ -9,10 +9,11 @@ from typing import Any, ClassVar
 import numpy as np
 import pytest
 
-from tests.host.conftest import HIDDEN, manifest_with
+from tests.host.conftest import DECODER, HIDDEN, manifest_with
 from wand_export.errors import BundleError, InputError
 from wand_export.failures import as_wand_error
 from wand_export.host.runtimes import coreml
+from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import Artifact
 
 ROWS = np.random.default_rng(0).standard_normal((9, HIDDEN)).astype(np.float32)
@@ -41,8 +42,8 @@ class Model:
 
     def predict(self, inputs: dict[str, Any], state: object = None) -> dict[str, Any]:
         self.calls.append((inputs, state))
-        if "tokens" in inputs:
-            return {"audio": inputs["noise"] * 2, "new_phase": inputs["phase"] + 0.5}
+        if "codes" in inputs:
+            return {"audio": inputs["codes"] * 2.0}
         row = inputs["embeds"][0, inputs["last"][0]]
         return {"logits": row * 10, "hidden": row}
 
@@ -82,14 +83,21 @@ def test_a_prefix_of_one_row_is_prefilled(mac: None) -> None:
     assert [len(model.calls) for model in Model.made] == [1, 0]
 
 
+def decoder(**changes: Any) -> AudioDecoder:
+    graph = DECODER.graphs[0].model_dump() | {"files": {"coreml": ["audio/coreml/float32.mlpackage/Manifest.json"]}}
+    return AudioDecoder.model_validate(DECODER.model_dump() | {"graphs": [graph]} | changes)
+
+
 def test_audio_on_a_mac(mac: None) -> None:
-    audio = coreml.open_audio(Path("bundle/audio/coreml/vocoder.mlpackage/Manifest.json"), None)
-    noise = np.ones(3, np.float32)
-    samples, phase = audio.decode(np.zeros(2, np.int32), noise, 0.25)
-    assert np.array_equal(samples, noise * 2)
-    assert phase == 0.75
-    model = Model.made[0]
-    assert (model.path, model.function, model.units) == ("bundle/audio/coreml/vocoder.mlpackage", None, "GPU")
+    """Each length of a chunk has its function; it comes with two codes before it and two behind."""
+    chunk = {"first": 3, "later": 5}
+    audio = coreml.open_audio(Path("bundle"), decoder(chunk=chunk), None)
+    for length, function in ((7, "first"), (9, "later")):
+        codes = np.ones((1, length), np.int32)
+        assert np.array_equal(audio.run("fake", {"codes": codes})["audio"], codes * 2)
+        model = next(model for model in Model.made if model.function == function)
+        assert len(model.calls) == 1
+        assert (model.path, model.units) == ("bundle/audio/coreml/float32.mlpackage", "GPU")
 
 
 def test_what_core_ml_refuses_is_told_in_one_line(mac: None) -> None:
@@ -98,14 +106,14 @@ def test_what_core_ml_refuses_is_told_in_one_line(mac: None) -> None:
 
 
 def test_without_coremltools_the_extra_is_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    folder = tmp_path / "decoder.mlpackage"
-    folder.mkdir()
+    folder = tmp_path / "audio" / "coreml" / "float32.mlpackage"
+    folder.mkdir(parents=True)
     item = {"itemInfoEntries": {"x": {"path": "model.mlmodel"}}, "rootModelIdentifier": "x"}
     (folder / "Manifest.json").write_text(str(item).replace("'", '"'), encoding="utf-8")
     monkeypatch.delitem(sys.modules, "wand_export_coreml_proto", raising=False)
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError) as caught:
-        coreml.open_audio(folder / "Manifest.json", None)
+        coreml.open_audio(tmp_path, decoder(), None)
     error = as_wand_error(caught.value)
     assert isinstance(error, InputError)
     assert str(error) == "coremltools: is not installed (pip install 'wand-export[coreml]')"

@@ -17,12 +17,12 @@ from wand_export.errors import BundleError
 from wand_export.host.runtimes.coreml_interpreter import Interpreter
 from wand_export.host.runtimes.coreml_package import Array
 from wand_export.host.session import AudioSession, Floats, Session, StepOutput
-from wand_export.spec.audio import AudioDecoder
+from wand_export.spec.audio import AudioChunk, AudioDecoder
 from wand_export.spec.manifest import Artifact, Manifest
 
 PREFILL, DECODE = "prefill", "decode"
 FIRST, LATER = "first", "later"
-"""Functions of an audio decoder, by the call that they are for; the second alone where both have one length."""
+"""Functions of an audio decoder, by the call that they are for."""
 
 
 def open_decoder(folder: Path, name: str, manifest: Manifest, artifact: Artifact, threads: int | None) -> Session:
@@ -108,6 +108,11 @@ def load(package: Path, function: str | None, units: str) -> Any:
         raise BundleError(package, f"Core ML refuses it: {error}".splitlines()[0], "export the bundle again") from error
 
 
+def audio_functions(chunk: AudioChunk) -> dict[int, str]:
+    """The functions of an audio decoder, by the units that they add; one where both chunks have one length."""
+    return {chunk.first: FIRST} | {chunk.later: LATER}
+
+
 class PackageAudio(AudioSession):
     """A package for each graph, whoever runs them: shapes are fixed, and each length of a chunk has its function."""
 
@@ -117,8 +122,8 @@ class PackageAudio(AudioSession):
         self._codes = next(value.name for value in decoder.inputs if value.source == "codes")
         assert decoder.chunk is not None
         around = decoder.look_back + decoder.look_ahead
-        lengths = {FIRST: decoder.chunk.first, LATER: decoder.chunk.later}
-        self._functions = {(units + around) * decoder.unit: name for name, units in lengths.items()}
+        lengths = audio_functions(decoder.chunk).items()
+        self._functions = {(units + around) * decoder.unit: name for units, name in lengths}
         self._open({graph.name: (folder / graph.files["coreml"][0]).parent for graph in decoder.graphs})
 
     def run(self, graph: str, feeds: Mapping[str, Array]) -> dict[str, Array]:

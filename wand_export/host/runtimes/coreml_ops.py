@@ -162,6 +162,14 @@ def reshape(x: Array, shape: Axes) -> Array:
     return x.reshape([x.shape[i] if size == 0 else size for i, size in enumerate(_ints(shape))])
 
 
+def pad(x: Array, pad: Axes, mode: str = "constant", constant_val: float = 0.0) -> Array:
+    """The last axes widened by pairs of (before, behind)."""
+    if mode != "constant":
+        raise ValueError(f"padding mode {mode}")
+    pairs = np.array(_ints(pad)).reshape(-1, 2)
+    return np.pad(x, [(0, 0)] * (x.ndim - len(pairs)) + pairs.tolist(), constant_values=constant_val)
+
+
 def transpose(x: Array, perm: Axes) -> Array:
     return x.transpose(_ints(perm))
 
@@ -265,14 +273,14 @@ OPS: dict[str, Callable[..., Any]] = {
         function.__name__: function
         for function in (
             cast, clip, concat, constexpr_blockwise_shift_scale, conv, conv_transpose, cumsum, expand_dims, fill_like,
-            gather, gelu, inverse, layer_norm, linear, matmul, reshape, rsqrt, select, silu, slice_by_index, softmax,
-            split, squeeze, tile, transpose,
+            gather, gelu, inverse, layer_norm, linear, matmul, pad, reshape, rsqrt, select, silu, slice_by_index,
+            softmax, split, squeeze, tile, transpose,
         )
     },
 }  # fmt: skip
 """Every operation by MIL's name of it."""
 
 MOVES = frozenset(
-    "concat expand_dims gather reshape select slice_by_index split squeeze tile transpose reduce_max abs".split()
+    "concat expand_dims gather pad reshape select slice_by_index split squeeze tile transpose reduce_max abs".split()
 )
 """Operations whose results are values that they were given: nothing to round."""
