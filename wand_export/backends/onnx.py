@@ -1,6 +1,7 @@
 """ONNX: one dynamic-S graph, weights in a data file beside it, integer weights as MatMulNBits."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -9,9 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from wand_export.backends import Emitted
-from wand_export.graph.onnx_weights import DynamicLinear, store
 from wand_export.errors import InputError
 from wand_export.graph.decoder import Decoder
+from wand_export.graph.onnx_weights import DynamicLinear, store
 from wand_export.graph.quantize import linears, quantize_blocks
 from wand_export.graph.steps import ScatterStep
 from wand_export.graph.trace import OLDEST_RUNTIME, OPSET, traced

@@ -111,7 +111,7 @@ def export(
 
 @dataclass(frozen=True)
 class Extras:
-    """What a bundle carries beside the decoder. voices: folder by name; audio, code: the codec's checkpoint and code."""
+    """What a bundle carries beside the decoder. voices: folder by name; audio: the codec's checkpoint; code: its own."""
 
     tokenizer: tokenizers.Tokenizer | None
     voices: dict[str, Path]
