@@ -6,6 +6,7 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -111,7 +112,7 @@ def export(
 
 @dataclass(frozen=True)
 class Extras:
-    """What a bundle carries beside the decoder. voices: folder by name; audio: the codec's checkpoint; code: its own."""
+    """What a bundle carries beside the decoder. voices: folder by name; audio, code: a codec's checkpoint and code."""
 
     tokenizer: tokenizers.Tokenizer | None
     voices: dict[str, Path]
@@ -384,13 +385,17 @@ def _build_codec(
             folder / place,
             precision,
             allow_low_parity=allow_low_parity,
-            report=lambda stage, precision=precision: report(f"audio decoder, {precision}: {stage}"),
+            report=partial(_stage, report, f"audio decoder, {precision}"),
         )
         write_document(recipe.audio.codec, extras.audio, codec, built, folder / place)
         warnings += [warning for warning in built.warnings if warning not in warnings]
         decoders[precision] = built.decoder.in_folder(place)
         gc.collect()
     return decoders
+
+
+def _stage(report: Callable[[str], None], of: str, stage: str) -> None:
+    report(f"{of}: {stage}")
 
 
 def _artifact(folder: Path, target: Target, emitted: backends.Emitted, audio_decoder: str | None) -> Artifact:

@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -43,7 +44,8 @@ def open(path: Path, code: str | None) -> Codec:
     """The decoder of Spark-TTS' folder BiCodec: config.yaml, model.safetensors. Raises InputError, CheckpointError."""
     file = find(path, "BiCodec/model.safetensors", "model.safetensors")
     config = beside(file, "config.yaml")
-    settings, parts = read_yaml(config).get("audio_tokenizer"), dict[str, nn.Module]()
+    settings: dict[str, Any] = read_yaml(config).get("audio_tokenizer") or {}
+    parts = dict[str, nn.Module]()
     found = tensors(file, only=tuple(f"{name}." for name in PARTS))
     for name, (module, kind) in PARTS.items():
         build = getattr(published(code, module, WHERE), kind)

@@ -58,15 +58,15 @@ def open(path: Path, code: str | None) -> Codec:
     load(model, tensors(file, "generator"), file)
     strip_weight_norm(model)
     decoder = Decoder(model)
-    width = settings.speaker_embedding_dim
+    width = settings["speaker_embedding_dim"]
     words = AudioDecoder(
         mode="window",
-        hop=math.prod(settings.upsample_rates),
+        hop=math.prod(settings["upsample_rates"]),
         chunk=AudioChunk(first=10, later=40),
         look_back=CONTEXT,
         look_ahead=CONTEXT,
         inputs=[
-            AudioInput(name="latent", source="hidden", dtype="float32", shape=[1, "codes", settings.gpt_dim]),
+            AudioInput(name="latent", source="hidden", dtype="float32", shape=[1, "codes", settings["gpt_dim"]]),
             AudioInput(name="speaker", source="voice", tensor="speaker", dtype="float32", shape=[1, width, 1]),
         ],
         graphs=[AudioGraph(name="decoder", inputs=["latent", "speaker"], outputs=["samples"], files={})],
@@ -82,7 +82,7 @@ def open(path: Path, code: str | None) -> Codec:
         licence=Licence(
             weights="bilibili model licence, non-commercial", obligations="Keep IndexTTS' model licence; see its terms."
         ),
-        sample_rate=settings.sampling_rate,
+        sample_rate=settings["sampling_rate"],
         decoder=words,
         graphs={"decoder": Graph(decoder, {"latent": {1: ("codes", 1)}})},
         codes=8192,
