@@ -95,7 +95,8 @@ def seeded(module: nn.Module) -> nn.Module:
         if tensor.dtype == torch.float32 and not name.endswith(("cluster_usage", "initialized")):
             noise = torch.randn(tensor.shape, generator=generator)
             wide = tensor.ndim > 1 and tensor.shape[0] > 1
-            tensor.copy_(noise * (tensor[0].numel() ** -0.5) if wide else 0.5 + 0.05 * noise)
+            scale = tensor[0].numel() ** -0.5 if wide else 0.05
+            tensor.copy_(scale * noise if wide or name.endswith("bias") else 0.5 + scale * noise)
     return module
 
 

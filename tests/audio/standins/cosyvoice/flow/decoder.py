@@ -25,6 +25,6 @@ class CausalConditionalDecoder(nn.Module):
         x = self.enter(functional.pad(x, (2, 0))).transpose(1, 2) + self.time(t[:, None])[:, None]
         size = self.static_chunk_size if streaming else 0
         seen = add_optional_chunk_mask(x, mask.bool(), False, False, 0, size, -1)
-        q, k, v = self.qkv(x).chunk(3, dim=2)
-        x = x + functional.scaled_dot_product_attention(q, k, v, seen)
+        q, k, v = self.qkv(x)[:, None].chunk(3, dim=3)
+        x = x + functional.scaled_dot_product_attention(q, k, v, seen[:, None])[:, 0]
         return self.leave(functional.mish(x).transpose(1, 2)) * mask

@@ -23,7 +23,7 @@ class UpsampleConformerEncoder(nn.Module):
         mask = ~make_pad_mask(lengths, x.shape[1])[:, None]
         mask = add_optional_chunk_mask(x, mask, False, False, 0, self.static_chunk_size if streaming else 0, -1)
         x = functional.leaky_relu(self.ahead(functional.pad(x.transpose(1, 2), (0, 3)))).transpose(1, 2)
-        q, k, v = self.qkv(self.norm(x)).chunk(3, dim=2)
-        x = x + functional.scaled_dot_product_attention(q, k, v, mask)
+        q, k, v = self.qkv(self.norm(x))[:, None].chunk(3, dim=3)
+        x = x + functional.scaled_dot_product_attention(q, k, v, mask[:, None])[:, 0]
         wide = functional.pad(x.transpose(1, 2).repeat_interleave(2, dim=2), (4, 0))
         return self.up(wide).transpose(1, 2), torch.ones(1)
