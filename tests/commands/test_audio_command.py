@@ -5,12 +5,14 @@ import json
 from pathlib import Path
 
 import numpy as np
+import numpy.typing as npt
 import onnx_ir as ir
 import pytest
 import torch
-from transformers import DacConfig, DacModel
+from torch import nn
+from transformers import DacConfig, DacModel, MimiConfig, MimiModel
 
-from tests.audio.checkpoints import code_for, seeded, write
+from tests.audio.checkpoints import MIMI, code_for, seeded, write
 from tests.conftest import write_checkpoint, write_recipe
 from wand_export.audio.codec import names
 from wand_export.cli import main
@@ -87,17 +89,29 @@ def test_a_full_disk_leaves_nothing(
     assert [file.name for file in tmp_path.iterdir()] == ["checkpoint"]
 
 
-@pytest.fixture(scope="module")
-def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A recipe that speaks with DAC in `recipe/`, its checkpoint and the codec's in `lm/` and `codec/`."""
-    folder = tmp_path_factory.mktemp("family")
+def _family(folder: Path, codec: str, codebook_ids: int, model: nn.Module) -> Path:
+    """A recipe that speaks with this codec in `recipe/`, its checkpoint and the codec's in `lm/` and `codec/`."""
     recipe = write_recipe(folder / "recipe")
     text = recipe.read_text(encoding="utf-8")
-    text = text.replace('vocoder = "vocoder"', 'codec = "dac", codebook_ids = 27')
+    text = text.replace('vocoder = "vocoder"', f'codec = "{codec}", codebook_ids = {codebook_ids}')
     recipe.write_text(text.replace("max_tokens = 60", "min_tokens = 50, max_tokens = 60"), encoding="utf-8")
     write_checkpoint(folder / "lm", recipe)
-    seeded(DacModel(TINY)).save_pretrained(folder / "codec")
+    seeded(model).save_pretrained(folder / "codec")
     return folder
+
+
+@pytest.fixture(scope="module")
+def family(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return _family(tmp_path_factory.mktemp("family"), "dac", 27, DacModel(TINY))
+
+
+def _spoken(bundle: Path, folder: Path) -> tuple[list[int], npt.NDArray[np.float64]]:
+    """The codes that a bundle picked, and the samples that it made of them, chunk by chunk."""
+    speak(bundle, "a cab, a bad cab", folder / "a.wav", tokens_out=folder / "a.npy")
+    count = load_bundle(bundle).manifest.audio.codes
+    codes = [int(token) for token in np.load(folder / "a.npy") if token < count]
+    assert len(codes) > 40
+    return codes, np.frombuffer((folder / "a.wav").read_bytes()[44:], "<i2") / 32767
 
 
 def test_a_bundle_with_its_codec_speaks_in_chunks(family: Path, tmp_path: Path) -> None:
@@ -105,17 +119,26 @@ def test_a_bundle_with_its_codec_speaks_in_chunks(family: Path, tmp_path: Path) 
     decoder = manifest["audio"]["decoders"]["float32"]
     assert decoder["mode"] == "window" and decoder["measured"]["exact"]
     assert "audio/onnx/float32/audio.json" in manifest["files"]
-    bundle = load_bundle(tmp_path / "bundle")
-    speak(tmp_path / "bundle", "a cab, a bad cab", tmp_path / "a.wav", tokens_out=tmp_path / "a.npy")
-    tokens = np.load(tmp_path / "a.npy")
-    codes = [int(token) for token in tokens if token < bundle.manifest.audio.codes]
-    assert len(codes) > 20
-    samples = np.frombuffer((tmp_path / "a.wav").read_bytes()[44:], "<i2") / 32767
+    codes, samples = _spoken(tmp_path / "bundle", tmp_path)
     model = DacModel.from_pretrained(family / "codec")
     with torch.no_grad():
-        expected = model.decode(audio_codes=torch.tensor([[[min(code, 15) for code in codes]]])).audio_values
-    count = expected.shape[1]
-    assert np.abs(samples[:count] - expected[0].numpy()).max() < 1e-3
+        expected = model.decode(audio_codes=torch.tensor([[[min(code, 15) for code in codes]]])).audio_values[0].numpy()
+    assert len(samples) == 10 * len(codes)
+    assert np.abs(samples[: len(expected)] - expected).max() < 1e-3 * max(1, np.abs(expected).max())
+
+
+def test_a_bundle_hands_its_codecs_state_on(tmp_path: Path) -> None:
+    sizes = {**MIMI.to_dict(), "sampling_rate": 8000, "num_quantizers": 3, "codebook_size": 8}
+    folder = _family(tmp_path, "mimi", 9, MimiModel(MimiConfig(**sizes)))
+    manifest = export(folder / "lm", folder / "bundle", ["onnx-fp32"], audio=folder / "codec")
+    assert manifest["audio"]["decoders"]["float32"]["mode"] == "state"
+    codes, samples = _spoken(folder / "bundle", tmp_path)
+    frames = len(codes) // 3
+    books = torch.tensor(codes[: 3 * frames]).reshape(1, frames, 3).transpose(1, 2) % 9
+    with torch.no_grad():
+        expected = MimiModel.from_pretrained(folder / "codec").decode(books.clamp(max=7)).audio_values[0, 0].numpy()
+    assert len(samples) == len(expected)
+    assert np.abs(samples - expected.clip(-1, 1)).max() < 1e-3
 
 
 @pytest.mark.parametrize(

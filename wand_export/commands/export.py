@@ -5,7 +5,7 @@ import gc
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from random import Random
@@ -97,12 +97,16 @@ def export(
     layout, warnings = _layout(source, window, prefix)
     tokenizer = load_tokenizer(source)
     draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
-    extras = Extras(tokenizer, _voices(draft, voices), audio_decoder, audio, code)
-    draft = draft.model_copy(update={"voices": list(extras.voices)})
+    extras = Extras(tokenizer, {}, audio_decoder, audio, code)
     if audio_decoder is not None:
         draft = _with_decoder(draft, audio_decoder, wanted)
     if audio is not None:
-        _open_codec(source.recipe, extras, wanted)
+        told = draft.audio.model_copy(
+            update={"decoders": {"codec": _open_codec(source.recipe, extras, wanted).decoder}}
+        )
+        draft = draft.model_copy(update={"audio": told})
+    extras = replace(extras, voices=_voices(draft, voices))
+    draft = draft.model_copy(update={"voices": list(extras.voices)})
     if dry_run:
         return {**draft.model_dump(mode="json"), "warnings": warnings}
     with whole(output) as folder:

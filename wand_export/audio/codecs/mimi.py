@@ -42,15 +42,15 @@ class Decoder(nn.Module):
     position counts the transformer's own frames. With zeros as states it computes what the whole does.
     """
 
-    def __init__(self, model: MimiModel) -> None:
+    def __init__(self, model: MimiModel, stride: int) -> None:
         super().__init__()
-        self.config, self.quantizer = model.config, model.quantizer
+        self.config, self.quantizer, self.stride = model.config, model.quantizer, stride
         self.upsample = model.decoder.upsample
         self.transformer, self.layers = model.decoder.decoder_transformer, model.decoder.decoder_seanet.layers
 
     def books(self, codes: Tensor) -> Tensor:
         """int64 [1, books, frames]."""
-        return codebooks(codes, self.config.num_quantizers, self.config.codebook_size, self.config.codebook_size)
+        return codebooks(codes, self.config.num_quantizers, self.stride, self.config.codebook_size)
 
     def forward(self, codes: Tensor, position: Tensor, *states: Tensor) -> tuple[Tensor, ...]:
         past = Past(iter(states))
@@ -118,8 +118,11 @@ def _reach(layer: MimiConv1d | MimiConvTranspose1d) -> int:
     return (kernel - 1) * layer.conv.dilation[0]
 
 
-def open(path: Path, code: str | None) -> Codec:
-    """The decoder of a folder with config.json and model.safetensors. Raises CheckpointError."""
+def open(path: Path, code: str | None, codebook_ids: int | None = None) -> Codec:
+    """The decoder of a folder with config.json and model.safetensors.
+
+    codebook_ids: of each codebook, where a language model counts more of them than there are. Raises CheckpointError.
+    """
     file = find(path, "model.safetensors")
     found = read_json(beside(file, "config.json"))
     if found.get("model_type") != "mimi" or not found.get("use_causal_conv", True):
@@ -132,7 +135,7 @@ def open(path: Path, code: str | None) -> Codec:
     for layer in model.modules():
         if isinstance(layer, type(model.quantizer.semantic_residual_vector_quantizer.layers[0].codebook)):
             layer.embed  # noqa: B018  its rows are computed at the first use, which an export must not be
-    decoder = Decoder(model)
+    decoder = Decoder(model, codebook_ids or config.codebook_size)
     shapes = decoder.states()
     states = [AudioState(input="position", output="next_position", shape=[1], dtype="int64", initial=0)]
     for i, shape in enumerate(shapes):
@@ -165,7 +168,7 @@ def open(path: Path, code: str | None) -> Codec:
         sample_rate=config.sampling_rate,
         decoder=words,
         graphs={"decoder": Graph(decoder, {"codes": {1: ("frames", config.num_quantizers)}})},
-        codes=config.num_quantizers * config.codebook_size,
+        codes=config.num_quantizers * decoder.stride,
         original=original,
         exact=True,
         int8_arithmetic=True,
