@@ -6,7 +6,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, get_args
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -14,6 +14,9 @@ from wand_export import __version__
 from wand_export.console import progress_bar, quietly, show, stages
 from wand_export.errors import InputError, WandError
 from wand_export.failures import as_wand_error
+
+if TYPE_CHECKING:
+    from wand_export.audio.bundled import Asked
 
 
 def examples(*lines: str) -> str:
@@ -129,6 +132,7 @@ def export(
         typer.Option(metavar="CHECKPOINT", help="Checkpoint of the family's codec, made to stream: see wand audio."),
     ] = None,
     code: Code = None,
+    steps: Steps = None,
     with_twin: Annotated[
         bool, typer.Option("--with-twin", help="Also write the decoder without its window, for wand bench (ONNX).")
     ] = False,
@@ -158,8 +162,7 @@ def export(
             layers=layers,
             voices=voice or (),
             audio_decoder=audio_decoder,
-            audio=audio,
-            code=code,
+            audio=_asked(audio, code, steps),
             with_twin=with_twin,
             dry_run=dry_run,
             allow_low_parity=allow_low_parity,
@@ -369,6 +372,14 @@ def _print(verb: str, result: dict[str, Any], as_json: bool) -> int:
 
 def _document(failure: WandError) -> dict[str, Any]:
     return {"code": failure.exit_code, "file": failure.file, "value": failure.value, "fix": failure.fix}
+
+
+def _asked(audio: Path | None, code: str | None, steps: int | None) -> "Asked | None":
+    from wand_export.audio.bundled import Asked
+
+    if audio is None and (code, steps) != (None, None):
+        raise InputError("--code/--steps", "they are for --audio", "name the codec's checkpoint with it")
+    return None if audio is None else Asked(audio, code, steps)
 
 
 def _precision(name: str) -> str:

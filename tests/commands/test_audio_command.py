@@ -14,6 +14,7 @@ from transformers import DacConfig, DacModel, MimiConfig, MimiModel
 
 from tests.audio.checkpoints import MIMI, code_for, seeded, write
 from tests.conftest import write_checkpoint, write_recipe
+from wand_export.audio.bundled import Asked
 from wand_export.audio.codec import names
 from wand_export.cli import main
 from wand_export.commands.export import export
@@ -115,7 +116,7 @@ def _spoken(bundle: Path, folder: Path) -> tuple[list[int], npt.NDArray[np.float
 
 
 def test_a_bundle_with_its_codec_speaks_in_chunks(family: Path, tmp_path: Path) -> None:
-    manifest = export(family / "lm", tmp_path / "bundle", ["onnx-fp32"], audio=family / "codec")
+    manifest = export(family / "lm", tmp_path / "bundle", ["onnx-fp32"], audio=Asked(family / "codec"))
     decoder = manifest["audio"]["decoders"]["float32"]
     assert decoder["mode"] == "window" and decoder["measured"]["exact"]
     assert "audio/onnx/float32/audio.json" in manifest["files"]
@@ -130,7 +131,7 @@ def test_a_bundle_with_its_codec_speaks_in_chunks(family: Path, tmp_path: Path) 
 def test_a_bundle_hands_its_codecs_state_on(tmp_path: Path) -> None:
     sizes = {**MIMI.to_dict(), "sampling_rate": 8000, "num_quantizers": 3, "codebook_size": 8}
     folder = _family(tmp_path, "mimi", 9, MimiModel(MimiConfig(**sizes)))
-    manifest = export(folder / "lm", folder / "bundle", ["onnx-fp32"], audio=folder / "codec")
+    manifest = export(folder / "lm", folder / "bundle", ["onnx-fp32"], audio=Asked(folder / "codec"))
     assert manifest["audio"]["decoders"]["float32"]["mode"] == "state"
     codes, samples = _spoken(folder / "bundle", tmp_path)
     frames = len(codes) // 3
@@ -151,7 +152,7 @@ def test_a_bundle_hands_its_codecs_state_on(tmp_path: Path) -> None:
 def test_an_export_that_cannot_carry_the_codec(
     options: dict[str, object], value: str, family: Path, tmp_path: Path
 ) -> None:
-    settings: dict[str, object] = {"targets": ["onnx-fp32"], "audio": family / "codec", **options}
+    settings: dict[str, object] = {"targets": ["onnx-fp32"], "audio": Asked(family / "codec"), **options}
     with pytest.raises(InputError, match=value):
         export(family / "lm", tmp_path / "bundle", **settings)  # type: ignore[arg-type]
 
@@ -160,9 +161,9 @@ def test_a_codec_of_another_rate_is_refused(family: Path, tmp_path: Path) -> Non
     other = DacConfig(**{**TINY.to_dict(), "sampling_rate": 16000})
     seeded(DacModel(other)).save_pretrained(tmp_path / "codec")
     with pytest.raises(InputError, match="16000 Hz"):
-        export(family / "lm", tmp_path / "bundle", ["onnx-fp32"], audio=tmp_path / "codec", dry_run=True)
+        export(family / "lm", tmp_path / "bundle", ["onnx-fp32"], audio=Asked(tmp_path / "codec"), dry_run=True)
 
 
 def test_a_recipe_with_its_own_vocoder_takes_no_codec(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="comes with its own decoder"):
-        export(tiny / "checkpoint", tmp_path / "bundle", ["onnx-fp32"], audio=tmp_path)
+        export(tiny / "checkpoint", tmp_path / "bundle", ["onnx-fp32"], audio=Asked(tmp_path))

@@ -6,7 +6,6 @@ import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from random import Random
 from typing import Any, Literal
@@ -16,8 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from wand_export import __version__, backends
-from wand_export.audio.build import build, write_document
-from wand_export.audio.codec import Codec, open_codec
+from wand_export.audio.bundled import Asked, build_into, open_asked
 from wand_export.errors import InputError, ParityError
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
@@ -71,8 +69,7 @@ def export(
     layers: int | None = None,
     voices: Sequence[Path] = (),
     audio_decoder: Path | None = None,
-    audio: Path | None = None,
-    code: str | None = None,
+    audio: Asked | None = None,
     with_twin: bool = False,
     dry_run: bool = False,
     allow_low_parity: bool = False,
@@ -82,7 +79,7 @@ def export(
 
     checkpoint: a folder, or org/name[@revision] on the Hugging Face hub. voices: folders of named presets, the first
     being the default; audio_decoder: an ONNX file that fits the recipe's [audio.graph]; see models/README.md.
-    audio: the checkpoint of the recipe's codec, made to stream; code: that codec's published code, which is run.
+    audio: the checkpoint of the recipe's codec, to be made to stream.
     report(stage) is called as each stage begins. Returns the manifest as a dict, with the key "warnings"; with
     dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses, ParityError for an artifact
     below its target's thresholds.
@@ -97,13 +94,12 @@ def export(
     layout, warnings = _layout(source, window, prefix)
     tokenizer = load_tokenizer(source)
     draft = _manifest(source, resolved(source.recipe, tokenizer), layout, wanted)
-    extras = Extras(tokenizer, {}, audio_decoder, audio, code)
+    extras = Extras(tokenizer, {}, audio_decoder, audio)
     if audio_decoder is not None:
         draft = _with_decoder(draft, audio_decoder, wanted)
     if audio is not None:
-        told = draft.audio.model_copy(
-            update={"decoders": {"codec": _open_codec(source.recipe, extras, wanted).decoder}}
-        )
+        codec = open_asked(audio, source.recipe, wanted, audio_decoder)
+        told = draft.audio.model_copy(update={"decoders": {"codec": codec.decoder}})
         draft = draft.model_copy(update={"audio": told})
     extras = replace(extras, voices=_voices(draft, voices))
     draft = draft.model_copy(update={"voices": list(extras.voices)})
@@ -116,13 +112,12 @@ def export(
 
 @dataclass(frozen=True)
 class Extras:
-    """What a bundle carries beside the decoder. voices: folder by name; audio, code: a codec's checkpoint and code."""
+    """What a bundle carries beside the decoder. voices: folder by name."""
 
     tokenizer: tokenizers.Tokenizer | None
     voices: dict[str, Path]
     audio_decoder: Path | None
-    audio: Path | None
-    code: str | None
+    audio: Asked | None
 
 
 def _voices(manifest: Manifest, folders: Sequence[Path]) -> dict[str, Path]:
@@ -156,24 +151,6 @@ def _with_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> Mani
     decoder = whole_decoder(file, manifest.audio.decoders[WHOLE].inputs, WHOLE_FILE)
     audio = manifest.audio.model_copy(update={"decoders": {WHOLE: decoder}})
     return manifest.model_copy(update={"audio": audio})
-
-
-def _open_codec(recipe: Recipe, extras: Extras, targets: list[Target]) -> Codec:
-    """The decoder of --audio, which the recipe's codec has to be. Raises InputError (CheckpointError)."""
-    assert extras.audio is not None
-    told = recipe.audio
-    if told.codec is None or extras.audio_decoder is not None:
-        why = "it comes with its own decoder" if told.codec is None else "--audio-decoder brings one already"
-        raise InputError(extras.audio, f"recipe {recipe.family} takes no codec: {why}", "leave --audio out")
-    if not any(target.runtime == AUDIO_RUNTIME for target in targets):
-        raise InputError(extras.audio, "no onnx target to carry it", "add an onnx target, or leave --audio out")
-    codec = open_codec(told.codec, extras.audio, extras.code, told.codebook_ids)
-    found = {"Hz": codec.sample_rate, "codes": codec.codes}
-    for what, wanted in {"Hz": told.sample_rate, "codes": told.codes}.items():
-        if found[what] != wanted:
-            fix = "give the codec that the family was trained with"
-            raise InputError(extras.audio, f"{found[what]} {what}, and recipe {recipe.family} has {wanted}", fix)
-    return codec
 
 
 def _source(checkpoint: Path | str | None, recipe: str | None, random_weights: bool, layers: int | None) -> Checkpoint:
@@ -310,7 +287,7 @@ def _fill(
         shutil.copyfile(extras.audio_decoder, folder / WHOLE_FILE)
         chosen = {target.name: WHOLE for target in targets if target.runtime == AUDIO_RUNTIME}
     elif extras.audio is not None:
-        decoders = _build_codec(folder, source.recipe, extras, targets, allow_low_parity, warnings, report)
+        decoders = build_into(folder, extras.audio, source.recipe, targets, allow_low_parity, warnings, report)
         chosen = {target.name: target.audio.precision for target in targets if target.runtime == AUDIO_RUNTIME}
     audio = draft.audio.model_copy(update={"decoders": decoders})
     artifacts: dict[str, Artifact] = {}
@@ -366,40 +343,6 @@ def _emit_audio(
         decoders[precision] = decoder.model_copy(update={"graphs": [graph.model_copy(update={"files": files})]})
         gc.collect()
     return decoders
-
-
-def _build_codec(
-    folder: Path,
-    recipe: Recipe,
-    extras: Extras,
-    targets: list[Target],
-    allow_low_parity: bool,
-    warnings: list[str],
-    report: Callable[[str], None],
-) -> dict[str, AudioDecoder]:
-    """Write the codec's decoder once for each precision of the targets that carry it: decoders by precision."""
-    assert extras.audio is not None and recipe.audio.codec is not None
-    decoders: dict[str, AudioDecoder] = {}
-    for precision in dict.fromkeys(target.audio.precision for target in targets if target.runtime == AUDIO_RUNTIME):
-        place = f"{AUDIO_FOLDER}/{AUDIO_RUNTIME}/{precision}"
-        (folder / place).mkdir(parents=True)
-        codec = _open_codec(recipe, extras, targets)
-        built = build(
-            codec,
-            folder / place,
-            precision,
-            allow_low_parity=allow_low_parity,
-            report=partial(_stage, report, f"audio decoder, {precision}"),
-        )
-        write_document(recipe.audio.codec, extras.audio, codec, built, folder / place)
-        warnings += [warning for warning in built.warnings if warning not in warnings]
-        decoders[precision] = built.decoder.in_folder(place)
-        gc.collect()
-    return decoders
-
-
-def _stage(report: Callable[[str], None], of: str, stage: str) -> None:
-    report(f"{of}: {stage}")
 
 
 def _artifact(folder: Path, target: Target, emitted: backends.Emitted, audio_decoder: str | None) -> Artifact:
