@@ -167,3 +167,9 @@ def test_a_codec_of_another_rate_is_refused(family: Path, tmp_path: Path) -> Non
 def test_a_recipe_with_its_own_vocoder_takes_no_codec(tiny: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="comes with its own decoder"):
         export(tiny / "checkpoint", tmp_path / "bundle", ["onnx-fp32"], audio=Asked(tmp_path))
+
+
+def test_code_and_steps_are_for_audio(family: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for options in (["--code", "snac"], ["--steps", "4"]):
+        assert main(["export", str(family / "lm"), "-o", str(tmp_path / "b"), "--target", "onnx-fp32", *options]) == 2
+        assert "they are for --audio" in capsys.readouterr().err

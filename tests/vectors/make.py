@@ -4,7 +4,7 @@ layout.json     slots and masks of the WAND law: masks are strings of 0 and 1, o
 random.json     SplitMix64: 64-bit numbers are decimal strings; uniform in [0, 1); noise in [-1, 1)
 sampling.json   utterances of picks: step i reads row i mod rows of `logits`; one sampler for all steps of a case
 stop.json       stop rules
-manifest.schema.json
+manifest.schema.json, audio.schema.json (audio.json, which wand audio writes)
 No draw lies nearer than MARGIN to a boundary: the rounding of exp() cannot change a pick.
 """
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from wand_export.host.sampling import Sampler, SplitMix64, StopRule, noise
 from wand_export.layout import Layout, kv_bytes
+from wand_export.spec.codec import AudioFile
 from wand_export.spec.manifest import Manifest
 from wand_export.spec.recipe import Sampler as Settings
 from wand_export.spec.recipe import Stop
@@ -182,6 +183,7 @@ def vectors() -> dict[str, str]:
         "random.json": compact(random_vectors()),
         "sampling.json": compact(sampling_vectors()),
         "stop.json": compact(stop_vectors()),
+        "audio.schema.json": json.dumps(AudioFile.model_json_schema(), indent=2) + "\n",
         "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
     }
 
