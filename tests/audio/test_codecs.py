@@ -59,6 +59,7 @@ def test_graphs_on_disk_are_the_codecs_own_code(exported: Exported, request: pyt
     one, _ = speak_whole(session, codec, said)
     assert len(one) == 30 * built.decoder.hop
     assert np.abs(one - speak_whole(session, codec, other)[0]).max() > 1e-3 * np.abs(one).max()
+    assert len(speak(session, codec, utterance(codec, 1))) == built.decoder.hop
     parts = speak(session, codec, said)
     assert len(parts) == len(one)
     if found.exact:

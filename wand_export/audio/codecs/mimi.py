@@ -62,7 +62,7 @@ class Decoder(nn.Module):
         return x, position + frames, *past.kept
 
     def states(self) -> list[tuple[int, ...]]:
-        """The shape of each state, in order: what the modules ask for, as one call with empty pasts finds out."""
+        """The shape of each state, in the order that forward() asks for them."""
         config, shapes = self.config, list[tuple[int, ...]]()
         cache = (1, config.num_key_value_heads, config.sliding_window, config.head_dim)
         for module in [self.upsample, *self.layers]:
