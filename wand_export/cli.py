@@ -237,6 +237,7 @@ def speak(
         Path | None, typer.Option(metavar="F.npy", help="Also write the vectors that some audio decoders read.")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, metavar="N", help="The same seed says it the same way.")] = 0,
+    rate: Annotated[float, typer.Option(min=0.5, max=3.0, metavar="R", help="Speed, 0.5 to 3; the pitch stays.")] = 1.0,
     threads: Threads = None,
     as_json: Json = False,
     debug: Debug = False,
@@ -260,6 +261,7 @@ def speak(
             tokens_out=tokens_out,
             hidden_out=hidden_out,
             seed=seed,
+            rate=rate,
             threads=threads,
             progress=progress,
         )

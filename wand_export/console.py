@@ -146,6 +146,7 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
         "top-1",
         "greedy",
         "audio dB",
+        "log-mel dB",
         "result",
         title="parity",
     )
@@ -161,6 +162,7 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
             _number(row.get("top1_agreement")),
             greedy if row.get("greedy_equal") is not None else "-",
             _number((row.get("audio") or {}).get("psnr_db"), "identical" if row.get("audio") else "-"),
+            _number((row.get("audio") or {}).get("log_mel_db")),
             _PASSED[row.get("passed")],
         )
     return [table]
@@ -171,7 +173,7 @@ def _bench(result: dict[str, Any]) -> list["Table"]:
     speed = machine.get("bandwidth_bytes_per_s")
     title = f"{machine.get('cpu', 'this machine')}, {machine.get('threads')} threads, {_bytes(speed)}/s"
     columns = "step ms early", "middle", "late", "late/early", "twin", "floor", "x floor"
-    more = "first audio ms", "RTF", "RTF of LM", "peak", "file", "KV"
+    more = "first audio ms", "RTF", "RTF of LM", "of tokens", "audio ms/s", "peak", "file", "KV"
     table = _table("target", *columns, *more, title=title)
     for row in result.get("artifacts", []):
         steps = row.get("step_ms") or {}
@@ -184,6 +186,7 @@ def _bench(result: dict[str, Any]) -> list["Table"]:
             _number(row.get("floor_ms")),
             _number(row.get("floor_ratio")),
             *(_number(row.get(key)) for key in ("first_audio_ms", "real_time_factor", "lm_real_time_factor")),
+            *(_number(row.get(key)) for key in ("tokens_real_time_factor", "audio_ms_per_second")),
             *(_bytes(row.get(key)) for key in ("peak_bytes", "artifact_bytes", "kv_bytes")),
         )
     return [table]

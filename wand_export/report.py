@@ -69,7 +69,10 @@ def _number(value: float | None, digits: int = 1) -> str:
 def _audio(parity: AudioParity | None) -> str:
     if parity is None:
         return "-"
-    return "identical" if parity.psnr_db is None else f"{parity.psnr_db:.1f} dB, {parity.how}"
+    if parity.how == "not_run":
+        return "not run"
+    distance = "" if parity.log_mel_db is None else f", log-mel {parity.log_mel_db:.3f} dB"
+    return "identical" if parity.psnr_db is None else f"{parity.psnr_db:.1f} dB{distance}, {parity.how}"
 
 
 def _parity_table(manifest: Manifest) -> list[str]:
@@ -110,12 +113,12 @@ def bench_table(document: dict[str, Any]) -> list[str]:
     """The benchmark as a Markdown table."""
     lines = [
         "| target | MB | early | middle | late | late/early | p95/p50 | floor | x floor | prefill/token | private MB "
-        "| file MB | first audio ms | real time |",
-        "|" + "---|" * 14,
+        "| file MB | first audio ms | audio ms/s | share | tokens alone | real time |",
+        "|" + "---|" * 17,
     ]
     for a in document["artifacts"]:
         if a["how"] == "not_run":
-            lines.append(f"| {a['target']} | {a['artifact_bytes'] / 1e6:.1f} | not run here |" + " - |" * 11)
+            lines.append(f"| {a['target']} | {a['artifact_bytes'] / 1e6:.1f} | not run here |" + " - |" * 14)
             continue
         early, middle, late = (a["step_ms"][name] for name in ("early", "middle", "late"))
         private, file = ("-" if a[key] is None else f"{a[key] / 1e6:.1f}" for key in ("private_bytes", "file_bytes"))
@@ -123,7 +126,9 @@ def bench_table(document: dict[str, Any]) -> list[str]:
             f"| {a['target']} | {a['artifact_bytes'] / 1e6:.1f} | {early['p50']:.2f} | {middle['p50']:.2f} | "
             f"{late['p50']:.2f} | {a['late_over_early']:.3f} | {middle['p95'] / middle['p50']:.2f} | "
             f"{a['floor_ms']:.2f} | {a['floor_ratio']:.2f} | {a['prefill_ms_per_token']:.2f} | {private} | {file} | "
-            f"{_number(a['first_audio_ms'], 0)} | {_number(a['real_time_factor'], 2)} |"
+            f"{_number(a['first_audio_ms'], 0)} | {_number(a['audio_ms_per_second'])} | "
+            f"{_number(a['audio_share'], 2)} | "
+            f"{_number(a['tokens_real_time_factor'], 3)} | {_number(a['real_time_factor'], 3)} |"
         )
     return lines
 

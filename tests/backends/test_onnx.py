@@ -114,7 +114,7 @@ def matrix() -> ir.Model:
     node = helper.make_node("MatMul", ["x", "w"], ["y"])
     initializer = helper.make_tensor("w", TensorProto.FLOAT, weight.shape, weight.flatten())
     graph = helper.make_graph([node], "g", values[:1], values[1:], [initializer])
-    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)]))
+    return ir.from_proto(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 23)], ir_version=11))
 
 
 @pytest.mark.parametrize(

@@ -124,6 +124,15 @@ def test_every_sentence_is_an_utterance_of_its_own(make_bundle, make_session, au
     assert second[:3] == [-1, -1, 4]
 
 
+@pytest.mark.parametrize("rate", [0.5, 1.0, 2.0])
+def test_every_sentence_keeps_its_share_of_another_speed(make_bundle, make_session, audio_session, rate) -> None:
+    bundle = make_bundle()
+    speaker = Speaker(bundle, make_session(bundle.manifest, stop_at=4), audio_session)
+    pieces = list(speaker.speak(speaker.plan("Ab. Cde."), seed=7, rate=rate))
+    for sentence in (0, 1):
+        assert sum(len(piece.samples) for piece in pieces if piece.sentence == sentence) == int(8 / rate)
+
+
 def test_equal_sentences_are_drawn_apart(make_bundle, make_session) -> None:
     bundle = make_bundle(sampler={"temperature": 3.0})
     speaker = Speaker(bundle, make_session(bundle.manifest), None)

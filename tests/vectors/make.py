@@ -1,9 +1,11 @@
 """Write every vector file: `python tests/vectors/make.py`. Python, Kotlin and Swift are held to them.
 
 layout.json     slots and masks of the WAND law: masks are strings of 0 and 1, one character a slot
-random.json     SplitMix64: 64-bit numbers are decimal strings; uniform in [0, 1); noise in [-1, 1)
+random.json     SplitMix64: 64-bit numbers are decimal strings; uniform in [0, 1); noise in [-1, 1); normal
+                numbers, to be met within the rounding of log() and cos()
 sampling.json   utterances of picks: step i reads row i mod rows of `logits`; one sampler for all steps of a case
 stop.json       stop rules
+stretch.json    speech at other speeds: samples x 32768, to be met within `tolerance` of them
 manifest.schema.json, audio.schema.json (audio.json, which wand audio writes)
 No draw lies nearer than MARGIN to a boundary: the rounding of exp() cannot change a pick.
 """
@@ -15,7 +17,8 @@ from typing import Any
 
 import numpy as np
 
-from wand_export.host.sampling import Sampler, SplitMix64, StopRule, noise
+from wand_export.host.sampling import Sampler, SplitMix64, StopRule, noise, normal
+from wand_export.host.stretch import Stretch
 from wand_export.layout import Layout, kv_bytes
 from wand_export.spec.codec import AudioFile
 from wand_export.spec.manifest import Manifest
@@ -59,7 +62,7 @@ def layout_row(layout: Layout, p: int, first: int, t: int) -> dict[str, Any]:
 
 
 def random_vectors() -> dict[str, Any]:
-    """The first numbers of some seeds, and stretches of noise, one of which starts before sample 0."""
+    """The first numbers of some seeds, and stretches of both kinds of noise, one of which starts before sample 0."""
     generators = []
     for seed in [0, 1, 2**32 + 5, 2**63, 2**64 - 1]:
         bits, uniform = SplitMix64(seed), SplitMix64(seed)
@@ -69,7 +72,11 @@ def random_vectors() -> dict[str, Any]:
         {"seed": str(seed), "start": start, "values": noise(seed, start, 8).tolist()}
         for seed, start in [(0, 0), (0, 4), (7, -3), (2**64 - 1, 2**40)]
     ]
-    return {"schema": SCHEMA, "splitmix64": generators, "noise": stretches}
+    normals = [
+        {"seed": str(seed), "start": start, "values": normal(seed, start, 8).tolist()}
+        for seed, start in [(0, 0), (0, 4), (7, -3), (2**64 - 1, 2**40)]
+    ]
+    return {"schema": SCHEMA, "splitmix64": generators, "noise": stretches, "normal": normals}
 
 
 class Watched(Sampler):
@@ -164,6 +171,22 @@ def stop_case(stop: Stop) -> dict[str, Any]:
     return {"stop": stop.model_dump(), "limits": [[n, rule.minimum, rule.maximum] for n, rule in rules]}
 
 
+def stretch_vectors() -> dict[str, Any]:
+    """Voice-like samples at 2000 Hz, fed in blocks of 100, at several rates. Inputs and outputs are samples x 32768."""
+    time = np.arange(700) / 2000
+    swell = np.minimum(1, np.minimum(time, 0.35 - time) * 20)
+    sound = swell * (0.5 * np.sin(2 * np.pi * (90 + 60 * time) * time) + 0.05 * noise(3, 0, 700))
+    given = np.rint(sound * 32768).astype(int)
+    samples = (given / 32768).astype(np.float32)
+    cases = []
+    for rate in (0.5, 0.8, 1.0, 1.25, 2.0, 3.0):
+        stretch = Stretch(rate, 2000)
+        blocks = [stretch.feed(samples[i : i + 100]) for i in range(0, 700, 100)]
+        made = np.concatenate([*blocks, stretch.finish()])
+        cases.append({"rate": rate, "samples": np.rint(made * 32768.0).astype(int).tolist()})
+    return {"schema": SCHEMA, "sample_rate": 2000, "tolerance": 2, "given": [given.tolist()], "cases": cases}
+
+
 def compact(document: dict[str, Any]) -> str:
     """JSON with one line for each case, so that a change shows in a diff."""
     lines = []
@@ -183,6 +206,7 @@ def vectors() -> dict[str, str]:
         "random.json": compact(random_vectors()),
         "sampling.json": compact(sampling_vectors()),
         "stop.json": compact(stop_vectors()),
+        "stretch.json": compact(stretch_vectors()),
         "audio.schema.json": json.dumps(AudioFile.model_json_schema(), indent=2) + "\n",
         "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
     }

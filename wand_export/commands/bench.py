@@ -21,6 +21,8 @@ MIDDLE, LATE = 1000, 10_000
 TWIN_TOKENS = (10, 250, 500, 1000, 2000, 4000)
 ROUNDS, STEPS = 20, 200
 PREFILLS = 5
+SPEECHES = 5
+"""Times that the sample sentence is spoken, with audio and without."""
 WARM_UP = 0.03
 """Seconds of steps before those that are timed: the threads of the session before go on spinning for a while."""
 _READ_BYTES, _READS = 1 << 30, 10
@@ -210,7 +212,7 @@ def _not_run(bundle: Bundle, target: str) -> dict[str, Any]:
     measured = (
         "step_ms", "late_over_early", "twin_ms", "floor_ms", "floor_ratio", "prefill_ms_per_token", "load_ms",
         "first_audio_ms", "private_bytes", "file_bytes", "steady_bytes", "peak_bytes", "lm_real_time_factor",
-        "real_time_factor",
+        "tokens_real_time_factor", "audio_ms_per_second", "audio_share", "real_time_factor",
     )  # fmt: skip
     known = {"target": target, "runtime": artifact.runtime, "how": "not_run"}
     sizes = {"artifact_bytes": artifact.bytes, "kv_bytes": bundle.manifest.kv_cache.bytes}
@@ -243,6 +245,9 @@ def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
         "steady_bytes": steady["private"] + steady["file"] - before if steady else None,
         "peak_bytes": steady["peak"] - before if steady else None,
         "first_audio_ms": None,
+        "tokens_real_time_factor": None,
+        "audio_ms_per_second": None,
+        "audio_share": None,
         "real_time_factor": None,
     }
     if bundle.audio_decoder(target) is not None:
@@ -252,19 +257,38 @@ def _footprint(path: Path, target: str, threads: int) -> dict[str, Any]:
 
 
 def _speech(bundle: Bundle, session: Session, target: str, threads: int) -> dict[str, Any]:
-    """Time to first audio, and compute time over audio time, of the manifest's sample sentence."""
+    """The manifest's sample sentence: first audio, and compute time over audio time, of all and of the tokens alone.
+
+    The two take turns, so that they share the machine's moods; audio_ms_per_second is of the audio decoder.
+    """
     speaker = Speaker(bundle, session, bundle.open_audio(target, threads))
+    silent = Speaker(bundle, session, None)
     plan = speaker.plan(bundle.manifest.text.sample)
     for _ in speaker.speak(plan, seed=0):  # the first run warms up
         pass
-    start = time.perf_counter()
-    first, samples = None, 0
-    for piece in speaker.speak(plan, seed=0):
-        samples += len(piece.samples)
-        if samples and first is None:
-            first = time.perf_counter() - start
+    firsts, wholes, tokens, decoding, samples = [], [], [], [], 0
+    for _ in range(SPEECHES):
+        start, samples, decoder_seconds = time.perf_counter(), 0, 0.0
+        first = None
+        for piece in speaker.speak(plan, seed=0):
+            samples += len(piece.samples)
+            decoder_seconds += piece.audio_seconds
+            if samples and first is None:
+                first = time.perf_counter() - start
+        wholes.append(time.perf_counter() - start)
+        decoding.append(decoder_seconds)
+        firsts.append(first or 0.0)
+        start = time.perf_counter()
+        for _ in silent.speak(plan, seed=0):
+            pass
+        tokens.append(time.perf_counter() - start)
     seconds = samples / bundle.manifest.audio.sample_rate
+    if not seconds:
+        return {}
     return {
-        "first_audio_ms": first and first * 1e3,
-        "real_time_factor": (time.perf_counter() - start) / seconds if seconds else None,
+        "first_audio_ms": float(np.median(firsts)) * 1e3,
+        "tokens_real_time_factor": float(np.median(tokens)) / seconds,
+        "audio_ms_per_second": float(np.median(decoding)) / seconds * 1e3,
+        "audio_share": float(np.median(decoding) / np.median(wholes)),
+        "real_time_factor": float(np.median(wholes)) / seconds,
     }

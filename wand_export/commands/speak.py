@@ -26,14 +26,16 @@ def speak(
     tokens_out: Path | None = None,
     hidden_out: Path | None = None,
     seed: int = 0,
+    rate: float = 1.0,
     threads: int | None = None,
     progress: Callable[[float, float], None] = lambda seconds, fraction: None,
 ) -> dict[str, Any]:
     """Speak `text` into the WAV file `output`, its token ids into the .npy file `tokens_out` (int64 [n]).
 
     hidden_out takes the vectors that they were picked from (float32 [n, D]), which some families' audio decoders
-    read. voice None is the bundle's first. A bundle without an audio decoder needs tokens_out or hidden_out. progress
-    gets the seconds of audio made and the fraction of the text's tokens that are spoken. Real-time factors are
+    read. voice None is the bundle's first; rate 0.5 to 3 speaks slower or faster at the voice's own pitch. A bundle
+    without an audio decoder needs tokens_out or hidden_out. progress gets the seconds of audio made and the fraction
+    of the text's tokens that are spoken. Real-time factors are
     compute seconds over audio seconds; first_audio_ms counts from the text, with the models loaded; both are null
     where there is no audio. `cut_sentences` counts those that the stop rule's limit ended. Raises InputError and
     BundleError.
@@ -71,7 +73,7 @@ def speak(
         start = perf_counter()
         plan = speaker.plan(text)
         text_tokens = [len(inputs["text"]) for inputs in plan]
-        for piece in speaker.speak(plan, seed):
+        for piece in speaker.speak(plan, seed, rate):
             lm_seconds += piece.lm_seconds
             decoder_seconds += piece.audio_seconds
             if piece.token is not None:

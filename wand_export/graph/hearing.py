@@ -12,8 +12,10 @@ QUIET = 1e-5
 """Power added to every band: what lies 50 dB below a full-scale band is not heard."""
 JUMP = 1e-3
 """A jump of this share of the peak is never a click."""
+AROUND = 240
+"""Samples on each side of a seam whose own jumps hide one there."""
 CLICK_DB = 6.0
-"""A jump at a seam this far above what the difference does elsewhere is a click."""
+"""A jump at a seam this far above those around it is a click."""
 
 
 def log_mel(samples: npt.NDArray[np.floating], sample_rate: int) -> Floats64:
@@ -43,17 +45,19 @@ def log_mel_db(actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floati
 def click_db(
     actual: npt.NDArray[np.floating], expected: npt.NDArray[np.floating], seams: Sequence[int]
 ) -> float | None:
-    """The largest jump at a seam, over what is usual, in dB; None without seams or any difference.
+    """The largest jump of the difference at a seam, over what hides it, in dB; None without seams or any difference.
 
-    A jump is how much the difference of the two sounds changes from one sample to the next. Usual is what 999 of 1000
-    other samples stay below, and no less than JUMP of the peak.
+    A jump is the change from one sample to the next. It is hidden by the root mean square of those of the expected
+    sound around it, and by JUMP of the peak.
     """
     jumps = np.abs(np.diff(np.asarray(actual, np.float64) - np.asarray(expected, np.float64)))
-    at = np.array([seam - 1 for seam in seams if 0 < seam <= len(jumps)], int)
-    elsewhere = np.delete(jumps, at)
-    usual = max(JUMP * float(np.abs(expected).max(initial=0)), float(np.quantile(elsewhere, 0.999, method="lower")))
-    largest = float(jumps[at].max(initial=0))
-    return 20 * float(np.log10(largest / usual)) if largest > 0 and usual > 0 else None
+    own = np.diff(np.asarray(expected, np.float64)) ** 2
+    least = JUMP * float(np.abs(expected).max(initial=0))
+    largest = 0.0
+    for at in (seam - 1 for seam in seams if 0 < seam <= len(jumps)):
+        hidden = max(least, float(np.sqrt(own[max(at - AROUND, 0) : at + AROUND].mean())))
+        largest = max(largest, float(jumps[at]) / hidden if hidden > 0 else 0.0)
+    return 20 * float(np.log10(largest)) if largest > 0 else None
 
 
 def seams(first: int, later: int, hop: int, units: int) -> list[int]:

@@ -97,9 +97,10 @@ class Sampler:
         arXiv 2406.05370). Raises ValueError if everything is banned.
         """
         settings = self.settings
-        allowed = ~np.isin(ids, list(banned))
-        ids = ids[allowed]
-        scores = logits[allowed].astype(np.float64)
+        if banned:
+            allowed = ~np.isin(ids, list(banned))
+            ids, logits = ids[allowed], logits[allowed]
+        scores = logits.astype(np.float64)
         if not len(ids):
             raise ValueError("every token is banned")
         if settings.repetition_penalty != 1:

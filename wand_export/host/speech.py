@@ -12,6 +12,7 @@ from wand_export.host.bundle import Bundle
 from wand_export.host.prompt import Inputs, first_position, load_text, rows_of, stretches
 from wand_export.host.sampling import Sampler, StopRule
 from wand_export.host.session import AudioSession, Floats, Session
+from wand_export.host.stretch import Stretch
 from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
 
@@ -104,13 +105,15 @@ class Speaker:
             raise InputError("text", "nothing to say", "give some text")
         return planned
 
-    def speak(self, plan: list[Inputs], seed: int) -> Iterator[Piece]:
-        """Speak planned sentences, piece by piece; sentence k is drawn with seed + k.
+    def speak(self, plan: list[Inputs], seed: int, rate: float = 1.0) -> Iterator[Piece]:
+        """Speak planned sentences, piece by piece, at `rate` times their speed; sentence k is drawn with seed + k.
 
-        A chunk's samples come as soon as the tokens of its context exist. Raises InputError as tokens() does.
+        A chunk's samples come as soon as the tokens of its context exist. Raises InputError as tokens() does,
+        and for a rate out of range.
         """
         for sentence, inputs in enumerate(plan):
             stream = self._stream(seed + sentence)
+            stretch = Stretch(rate, self.bundle.manifest.audio.sample_rate)
             generation = tokens(self.bundle, self.session, inputs, seed + sentence)
             token: int | None = 0
             while token is not None:
@@ -123,7 +126,9 @@ class Speaker:
                 between = perf_counter()
                 samples = SILENCE
                 if stream:
-                    samples = stream.finish() if token is None else stream.feed(token, hidden)
+                    samples = stretch.feed(stream.finish() if token is None else stream.feed(token, hidden))
+                    if token is None:
+                        samples = np.concatenate([samples, stretch.finish()])
                 yield Piece(sentence, token, stopped, hidden, samples, between - start, perf_counter() - between)
 
     def _stream(self, seed: int) -> AudioStream | None:

@@ -20,13 +20,14 @@ from onnx import numpy_helper
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from wand_export.graph.vocoder import Block, CodeDecoder, Vocoder, VocoderConfig
+from wand_export.graph.vocoder import Block, Carry, CodeDecoder, Vocoder, VocoderConfig
 from wand_export.host.text import Frontend
 
 VOICE = Path(__file__).resolve().parents[1]
 CONFIG = VocoderConfig(
     levels=[4] * 5, frames_per_code=2, code_channels=192, code_hidden=384, code_blocks=5, features=130, f0_feature=128,
-    channels=256, hidden=768, blocks=8, n_fft=1200, hop=300, sample_rate=24000, context=28, chunk=40,
+    channels=256, hidden=768, blocks=8, n_fft=1200, hop=300, sample_rate=24000, look_ahead=16, frame_look_ahead=16,
+    first=16, later=40,
 )  # fmt: skip
 CROP, BATCH, STEPS, RATE = 120, 32, 1500, 1.5e-3
 END, BEGIN = 1024, 1025
@@ -51,7 +52,7 @@ class Encoder(nn.Module):
         pairs = ((mel - self.mean) / self.std).reshape(batch, frames // 2, 2 * mels).transpose(1, 2)
         x, inside = self.enter(pairs), torch.ones(1)
         for block in self.blocks:
-            x = block(x, inside)
+            x = block(x, inside, Carry(), x.shape[2])
         half = (self.levels - 1) / 2
         smooth = (torch.tanh(self.leave(x.transpose(1, 2))) + 1) * half
         digits = smooth.round()
@@ -114,7 +115,8 @@ def train(corpus: Path, state: Path) -> None:
         mel = torch.tensor(np.stack([mels[r][s : s + CROP] for r, s in zip(rows, starts, strict=True)])).float()
         wanted = torch.tensor(np.stack([features[r][s : s + CROP] for r, s in zip(rows, starts, strict=True)])).float()
         values, _ = encoder(mel)
-        found = decoder(values, torch.ones(1, 1, values.shape[1]))
+        time = values.shape[1]
+        found = decoder(values.transpose(1, 2), torch.ones(1, 1, time), Carry(), time).transpose(1, 2)
         loss = ((found - (wanted - mean) / std).abs() * weight).mean() * CONFIG.features / weight.sum()
         optimizer.zero_grad()
         loss.backward()

@@ -25,12 +25,14 @@ from corpus import teacher
 from transformers import AutoModelForCausalLM, DynamicCache
 
 from wand_export.distill.curriculum import HIDDEN
+from wand_export.graph.ladder import spoken_whole
 from wand_export.graph.vocoder import load_vocoder
 from wand_export.host.bundle import MANIFEST, load_bundle
-from wand_export.host.sampling import Sampler, StopRule, noise
+from wand_export.host.sampling import Sampler, StopRule
 from wand_export.host.speech import Speaker
 from wand_export.host.text import Frontend
 from wand_export.layout import sees
+from wand_export.spec.manifest import Audio
 from wand_export.spec.recipe import load_recipe
 
 VOICE = Path(__file__).resolve().parents[1]
@@ -38,15 +40,10 @@ RECIPE = load_recipe(str(VOICE / "recipe.toml"))[0]
 BEGIN = 1025
 
 
-@torch.no_grad()
 def samples(codes: list[int]) -> np.ndarray:
     """The whole utterance in one chunk: float32 [600 len(codes)] at 24 kHz."""
-    vocoder = load_vocoder(VOICE / "vocoder", chunk=len(codes))
-    config = vocoder.config
-    tokens = torch.full((1, len(codes) + 2 * config.context), -1, dtype=torch.int32)
-    tokens[0, config.context : config.context + len(codes)] = torch.tensor(codes)
-    hiss = torch.tensor(noise(0, -config.edge_samples, config.noise_samples))[None]
-    return vocoder(tokens, hiss, torch.zeros(1))[0][0].numpy()
+    told = RECIPE.audio.model_dump(exclude={"vocoder", "graph"})
+    return spoken_whole(load_vocoder(VOICE / "vocoder"), Audio(**told), codes, seed=0)
 
 
 def teacher_speaker(through_codec: bool) -> Callable[[str, int], np.ndarray]:
