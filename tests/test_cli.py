@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from wand_export.audio.bundled import Asked
 from wand_export.cli import main
 from wand_export.errors import BundleError, CheckpointError, InputError, ParityError, WandError
 
@@ -158,7 +159,7 @@ def test_json_refuses_what_json_has_not(verb: Verb, capsys: Any) -> None:
 
 def test_export_gets_every_option(verb: Verb) -> None:
     words = "export c -o out --target a --target b.toml --recipe r --window 32 --prefix 64 --with-twin --dry-run"
-    more = "--allow-low-parity --voice v --voice w --audio-decoder d.onnx"
+    more = "--allow-low-parity --voice v --voice w --audio-decoder d.onnx --audio e --code f --steps 4"
     assert main([*words.split(), *more.split()]) == 0
     assert verb.args == (Path("c"), Path("out"), ["a", "b.toml"])
     assert callable(verb.options.pop("report"))
@@ -170,6 +171,7 @@ def test_export_gets_every_option(verb: Verb) -> None:
         "layers": None,
         "voices": [Path("v"), Path("w")],
         "audio_decoder": Path("d.onnx"),
+        "audio": Asked(Path("e"), "f", 4),
         "with_twin": True,
         "dry_run": True,
         "allow_low_parity": True,

@@ -8,7 +8,7 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import TYPE_CHECKING, Annotated, Any, BinaryIO, get_args
 
 import typer
 from typer.core import TyperCommand
@@ -27,6 +27,9 @@ from wand_export.process import (
     printing,
     stoppable,
 )
+
+if TYPE_CHECKING:
+    from wand_export.audio.bundled import Asked
 
 
 def examples(*lines: str) -> str:
@@ -55,6 +58,14 @@ Bundle = Annotated[Path, typer.Argument(metavar="BUNDLE", help="Folder that wand
 Recipe = Annotated[
     str | None,
     typer.Option(metavar="R", help="Recipe name or .toml path. Default: the one whose files the checkpoint has."),
+]
+Code = Annotated[
+    str | None,
+    typer.Option(metavar="PACKAGE|DIR", help="The codec's published code, where it is built from that. It is run."),
+]
+Steps = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Steps of a codec that takes some (cosyvoice2). Default: the family's own."),
 ]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads. Default: the runtime's choice.")]
 
@@ -105,6 +116,7 @@ def inspect(
     epilog=examples(
         "wand export models/wren/checkpoint -o bundle --target onnx-int4 --target onnx-fp32",
         "wand export --recipe orpheus --random-weights --layers 2 -o trial --target onnx-int4",
+        "wand export Llasa-1B --recipe llasa --window 64 --audio xcodec2 -o bundle --target onnx-int4",
     )
 )
 def export(
@@ -140,6 +152,12 @@ def export(
     audio_decoder: Annotated[
         Path | None, typer.Option(metavar="FILE.onnx", help="The family's own audio decoder, to carry along.")
     ] = None,
+    audio: Annotated[
+        Path | None,
+        typer.Option(metavar="CHECKPOINT", help="Checkpoint of the family's codec, made to stream: see wand audio."),
+    ] = None,
+    code: Code = None,
+    steps: Steps = None,
     with_twin: Annotated[
         bool, typer.Option("--with-twin", help="Also write the decoder without its window, for wand bench (ONNX).")
     ] = False,
@@ -169,6 +187,7 @@ def export(
             layers=layers,
             voices=voice or (),
             audio_decoder=audio_decoder,
+            audio=_asked(audio, code, steps),
             with_twin=with_twin,
             dry_run=dry_run,
             allow_low_parity=allow_low_parity,
@@ -330,6 +349,56 @@ def distill(
     return _print("distill", _call(verb, config, output), as_json)
 
 
+@app.command(
+    epilog=examples(
+        "wand audio descript-dac --codec dac -o decoder",
+        "wand audio snac_24khz --codec snac --code snac -o decoder --precision int8",
+        "wand audio Spark-TTS-0.5B --codec bicodec --code path/to/Spark-TTS -o decoder",
+    )
+)
+def audio(
+    checkpoint: Annotated[
+        Path,
+        typer.Argument(metavar="CHECKPOINT", help="Folder, or file, that its authors published.", show_default=False),
+    ],
+    codec: Annotated[
+        str, typer.Option(metavar="NAME", help="Which codec it is of: see models/README.md.", show_default=False)
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", metavar="DIR", help="Folder to write.", show_default=False)],
+    code: Code = None,
+    precision: Annotated[
+        str, typer.Option(metavar="P", help="How weights are stored: float32, float16, int8 or mixed.")
+    ] = "float16",
+    steps: Steps = None,
+    allow_low_parity: Annotated[
+        bool, typer.Option("--allow-low-parity", help="Write graphs below their thresholds, marked so.")
+    ] = False,
+    as_json: Json = False,
+    debug: Debug = False,
+) -> int:
+    """Make a codec's decoder stream.
+
+    Reads its checkpoint as its own code does, rewrites what no runtime takes, and writes ONNX graphs with audio.json,
+    the words by which a host streams them. Every graph is held to the codec's own code as saved on disk. That code is
+    never fetched, and runs only where --code names it.
+    """
+    from wand_export.commands.audio import audio as verb
+
+    with stages("audio", debug) as report:
+        result = _call(
+            verb,
+            checkpoint,
+            output,
+            codec,
+            code=code,
+            precision=_precision(precision),
+            steps=steps,
+            allow_low_parity=allow_low_parity,
+            report=report,
+        )
+    return _print("audio", result, as_json)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command line and return its exit code. Every failure becomes one line, or one document with --json."""
     arguments = list(sys.argv[1:] if argv is None else argv) or ["--help"]
@@ -397,6 +466,23 @@ def _audio_stream(as_json: bool) -> BinaryIO:
 
 def _document(failure: WandError) -> dict[str, Any]:
     return {"code": failure.exit_code, "file": failure.file, "value": failure.value, "fix": failure.fix}
+
+
+def _asked(audio: Path | None, code: str | None, steps: int | None) -> "Asked | None":
+    from wand_export.audio.bundled import Asked
+
+    if audio is None and (code, steps) != (None, None):
+        raise InputError("--code/--steps", "they are for --audio", "name the codec's checkpoint with it")
+    return None if audio is None else Asked(audio, code, steps)
+
+
+def _precision(name: str) -> str:
+    from wand_export.spec.target import AudioPrecision
+
+    known = get_args(AudioPrecision)
+    if name not in known:
+        raise InputError("--precision", f"no such precision {name!r}", f"there are: {', '.join(known)}")
+    return name
 
 
 def _read(file: Path) -> str:

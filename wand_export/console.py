@@ -101,6 +101,21 @@ def _export(result: dict[str, Any]) -> list["Table"]:
     return tables
 
 
+def _audio(result: dict[str, Any]) -> list["Table"]:
+    decoder = result.get("decoder") or {}
+    told = {key: result.get(key) for key in ("title", "sample_rate")} | {
+        key: decoder.get(key) for key in ("mode", "precision", "chunk", "look_back", "look_ahead")
+    }
+    graphs = _table("graph", "file", title="graphs")
+    for name, size in (result.get("bytes") or {}).items():
+        graphs.add_row(name, _bytes(size))
+    parity = _table("units", "PSNR dB", "log-mel dB", title="against the codec's own code")
+    for held in result.get("parity") or []:
+        parity.add_row(str(held.get("units")), _number(held.get("psnr_db")), _number(held.get("log_mel_db")))
+    notes = [_pairs({"note": warning}) for warning in result.get("warnings", [])]
+    return [_pairs(told), graphs, parity, *notes]
+
+
 def _inspect(result: dict[str, Any]) -> list["Table"]:
     kv, targets = result.get("kv_bytes") or {}, result.get("targets") or {}
     hidden = ("schema", "kv_bytes", "published_kv", "targets")
@@ -243,6 +258,7 @@ def _bytes(value: Any) -> str:
 
 _PASSED = {True: "passed", False: "[red]below threshold[/]", None: "not run"}
 _TABLES: dict[str, Callable[[dict[str, Any]], list["Table"]]] = {
+    "audio": _audio,
     "bench": _bench,
     "export": _export,
     "inspect": _inspect,

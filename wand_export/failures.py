@@ -21,6 +21,7 @@ EXTRAS = {
     "torch": "export",
     "torchao": "executorch",
     "transformers": "export",
+    "yaml": "export",
 }
 """The extra of this package that brings each module that a base installation lacks."""
 

@@ -10,7 +10,7 @@ import torch
 from onnx import TensorProto, helper
 
 from wand_export.backends.onnx import check_inputs
-from wand_export.backends.onnx_weights import store
+from wand_export.graph.onnx_weights import store
 from wand_export.graph.vocoder import Vocoder, load_vocoder
 from wand_export.host.bundle import load_bundle
 from wand_export.host.runtimes.onnx import load

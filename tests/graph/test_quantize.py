@@ -10,9 +10,10 @@ import torch
 from torch import nn
 
 from tests.conftest import write_recipe
-from wand_export.backends.onnx import BlockLinear, _traced
+from wand_export.backends.onnx import BlockLinear
 from wand_export.graph.checkpoint import random_checkpoint
 from wand_export.graph.quantize import quantize_blocks, round_reference
+from wand_export.graph.trace import traced
 from wand_export.spec.target import Precision
 
 
@@ -36,7 +37,7 @@ def test_onnx_runtime_multiplies_the_dequantized_weight(tmp_path: Path, bits: in
     linear = nn.Linear(96, 24, bias=bias)
     precision = Precision(bits=bits, block=32)
     names = {"input_names": ["x"], "output_names": ["y"]}
-    ir.save(_traced(BlockLinear(linear, precision), (torch.zeros(3, 96),), names), tmp_path / "m.onnx")
+    ir.save(traced(BlockLinear(linear, precision), (torch.zeros(3, 96),), names), tmp_path / "m.onnx")
     x = torch.randn(3, 96)
     session = onnxruntime.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {"x": x.numpy()})

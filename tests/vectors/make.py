@@ -9,7 +9,7 @@ text.json       tables of small tokenizers and what they make of texts: see text
 sentences.json  texts and their sentences; sentences in parts of so many words, and in about so many parts; figures in
                 the example voice's words, spaces squeezed
 stretch.json    speech at other speeds: samples x 32768, to be met within `tolerance` of them
-manifest.schema.json
+manifest.schema.json, audio.schema.json (audio.json, which wand audio writes)
 No draw lies nearer than MARGIN to a boundary: the rounding of exp() cannot change a pick.
 """
 
@@ -26,6 +26,7 @@ from wand_export.host.sentences import parts, runs_of_words, sentences
 from wand_export.host.stretch import Stretch
 from wand_export.host.text import Frontend
 from wand_export.layout import Layout, kv_bytes
+from wand_export.spec.codec import AudioFile
 from wand_export.spec.manifest import Manifest
 from wand_export.spec.recipe import Sampler as Settings
 from wand_export.spec.recipe import Stop
@@ -306,6 +307,7 @@ def vectors() -> dict[str, str]:
         "text.json": compact(text_vectors()),
         "sentences.json": compact(sentences_vectors()),
         "stretch.json": compact(stretch_vectors()),
+        "audio.schema.json": json.dumps(AudioFile.model_json_schema(), indent=2) + "\n",
         "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
     }
 

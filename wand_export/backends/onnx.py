@@ -1,7 +1,5 @@
 """ONNX: one dynamic-S graph, weights in a data file beside it, integer weights as MatMulNBits."""
 
-import logging
-import warnings
 from pathlib import Path
 from typing import Any
 
@@ -12,19 +10,16 @@ import torch
 from torch import Tensor, nn
 
 from wand_export.backends import Emitted
-from wand_export.backends.onnx_weights import DynamicLinear, store
 from wand_export.errors import InputError
 from wand_export.graph.decoder import Decoder
+from wand_export.graph.onnx_weights import DynamicLinear, store
 from wand_export.graph.quantize import linears, quantize_blocks
 from wand_export.graph.steps import ScatterStep
+from wand_export.graph.trace import OLDEST_RUNTIME, OPSET, traced
 from wand_export.graph.vocoder import Vocoder
 from wand_export.layout import Layout
 from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.target import Precision, Target
-
-OPSET = 23
-OLDEST_RUNTIME = "1.23.0"
-"""Oldest onnxruntime that loads these files, found by trying: 1.22 refuses opset 23."""
 
 DECODER, DATA, TWIN = "decoder.onnx", "decoder.data", "twin.onnx"
 _INLINE_BYTES = 1024
@@ -128,7 +123,7 @@ def export_step(decoder: Decoder, layout: Layout | None, chunk: int) -> ir.Model
     outputs = ["logits", "hidden", *per_layer("new_keys"), *per_layer("new_values")]
     names = {"input_names": inputs, "output_names": outputs}
     shapes = (rows, None, None, None, caches, caches)
-    return _traced(ScatterStep(decoder, layout), arguments, {**names, "dynamic_shapes": shapes})
+    return traced(ScatterStep(decoder, layout), arguments, {**names, "dynamic_shapes": shapes})
 
 
 def check_inputs(model: ir.Model, windowless: bool = False) -> None:
@@ -183,20 +178,8 @@ def emit_audio(vocoder: Vocoder, decoder: AudioDecoder, folder: Path) -> list[st
     samples = config.samples_per_code * chunk + config.noise_samples(0)
     shapes: Any = ({1: chunk + config.look_ahead}, {1: samples}, tuple({} for _ in states))
     names = {"input_names": graph.inputs, "output_names": graph.outputs, "dynamic_shapes": shapes}
-    model = _traced(vocoder, arguments, names)
+    model = traced(vocoder, arguments, names)
     store(model, decoder.precision)
     file = f"{decoder.precision}.onnx"
     ir.save(model, folder / file)
     return [file]
-
-
-def _traced(module: nn.Module, arguments: tuple[Any, ...], options: dict[str, Any]) -> ir.Model:
-    """torch's exporter, without its chatter."""
-    logging.getLogger("torch.onnx").setLevel(logging.ERROR)
-    with warnings.catch_warnings(), torch.no_grad():
-        warnings.simplefilter("ignore")  # the exporter's own deprecations
-        program = torch.onnx.export(
-            module, arguments, dynamo=True, opset_version=OPSET, optimize=True, verbose=False, **options
-        )
-    assert program is not None
-    return program.model

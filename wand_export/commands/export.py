@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from wand_export import __version__, backends
+from wand_export.audio.bundled import Asked, build_into, open_asked
 from wand_export.errors import CheckpointError, InputError, ParityError, whole_number
 from wand_export.graph import ladder
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint, random_checkpoint
@@ -91,6 +92,7 @@ def export(
     layers: int | None = None,
     voices: Sequence[Path | str] | Path | str = (),
     audio_decoder: Path | str | None = None,
+    audio: Asked | None = None,
     with_twin: bool = False,
     dry_run: bool = False,
     allow_low_parity: bool = False,
@@ -100,9 +102,10 @@ def export(
 
     checkpoint: a folder, or org/name[@revision] on the Hugging Face hub. targets: names or paths, or one of them.
     voices: folders of named presets, the first being the default; audio_decoder: an ONNX file that fits the recipe's
-    [audio.graph]; see models/README.md. report(stage) is called as each stage begins. Returns the manifest as a dict,
-    with the key "warnings"; with dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses,
-    ParityError for an artifact below its target's thresholds.
+    [audio.graph]; audio: the checkpoint of the recipe's codec, to be made to stream; see models/README.md for all
+    three. report(stage) is called as each stage begins. Returns the manifest as a dict, with the key "warnings"; with
+    dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses, ParityError for an artifact
+    below its target's thresholds.
     """
     wanted = _targets([targets] if isinstance(targets, Path | str) else targets)
     folders = [Path(voice) for voice in ([voices] if isinstance(voices, Path | str) else voices)]
@@ -122,11 +125,15 @@ def export(
             fix = "correct its recipe, or export with another --prefix or --window"
             raise InputError(source.recipe.family, explain(error), fix) from error
         draft = _with_wide_tables(draft, source, wanted, warnings)
-        extras = Extras(text, _voices(draft, folders), decoder_file)
-        draft = draft.model_copy(update={"voices": list(extras.voices), "pieces": text and text.words})
-        _check_room(draft, _encoder(source, draft, text), extras.voices)
         if decoder_file is not None:
             draft = _with_decoder(draft, decoder_file, wanted)
+        if audio is not None:
+            codec = open_asked(audio, source.recipe, wanted, decoder_file)
+            told = draft.audio.model_copy(update={"decoders": {"codec": codec.decoder}})
+            draft = draft.model_copy(update={"audio": told})
+        extras = Extras(text, _voices(draft, folders), decoder_file, audio)
+        draft = draft.model_copy(update={"voices": list(extras.voices), "pieces": text and text.words})
+        _check_room(draft, _encoder(source, draft, text), extras.voices)
         report("comparing with transformers' own class")
         compare_with_transformers(source)
         if dry_run:
@@ -156,6 +163,7 @@ class Extras:
     text: Compiled | None
     voices: dict[str, Path]
     audio_decoder: Path | None
+    audio: Asked | None
 
 
 def _voices(manifest: Manifest, folders: Sequence[Path]) -> dict[str, Path]:
@@ -227,7 +235,7 @@ def _audio(recipe: Recipe) -> Audio:
         names = [value.name for value in told.graph.inputs]
         graph = AudioGraph(name="decoder", inputs=names, outputs=["audio"], files={})
         decoders[WHOLE] = AudioDecoder(mode="whole", inputs=told.graph.inputs, graphs=[graph], samples="audio")
-    return Audio(**told.model_dump(exclude={"vocoder", "graph"}), decoders=decoders)
+    return Audio(**told.model_dump(exclude={"vocoder", "graph", "codec", "codebook_ids"}), decoders=decoders)
 
 
 def _with_decoder(manifest: Manifest, file: Path, targets: list[Target]) -> Manifest:
@@ -374,6 +382,9 @@ def _fill(
         (folder / WHOLE_FILE).parent.mkdir(parents=True)
         shutil.copyfile(extras.audio_decoder, folder / WHOLE_FILE)
         chosen = {target.name: WHOLE for target in targets if target.runtime == AUDIO_RUNTIME}
+    elif extras.audio is not None:
+        decoders = build_into(folder, extras.audio, source.recipe, targets, allow_low_parity, warnings, report)
+        chosen = {target.name: target.audio.precision for target in targets if target.runtime == AUDIO_RUNTIME}
     audio = draft.audio.model_copy(update={"decoders": decoders})
     artifacts: dict[str, Artifact] = {}
     for target in targets:

@@ -98,7 +98,7 @@ def read_weights(files: list[Path], recipe: Recipe) -> tuple[dict[str, LazyTenso
     for file in files:
         check_file(file)
         if file.suffix == ".safetensors":
-            tensors |= _read_safetensors(file)
+            tensors |= read_safetensors(file)
         else:
             tensors |= _read_torch(file, recipe, notes)
     plain = _unwrapped(tensors, recipe)
@@ -117,7 +117,8 @@ def _unwrapped(names: Iterable[str], recipe: Recipe) -> dict[str, str]:
     return plain if len({*plain.values()}) == len(plain) else {name: name for name in plain}
 
 
-def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
+def read_safetensors(file: Path) -> dict[str, LazyTensor]:
+    """Name -> tensor; nothing but the header is read yet. Raises CheckpointError."""
     try:
         handle = safe_open(file, framework="pt")
         names = list(handle.keys())
@@ -132,9 +133,10 @@ def _read_safetensors(file: Path) -> dict[str, LazyTensor]:
     return {name: lazy(name) for name in names}
 
 
-def _read_torch(file: Path, recipe: Recipe, notes: list[str]) -> dict[str, LazyTensor]:
+def load_torch(file: Path) -> Any:
+    """What a PyTorch file holds: plain tensors, numbers and containers, no code run. Raises CheckpointError."""
     try:
-        whole = _load(file)
+        return _load(file)
     except pickle.UnpicklingError as error:
         if code := re.search(r"GLOBAL (\S+)", str(error)):
             fix = "only plain tensors are read: save model.state_dict(), or a safetensors file"
@@ -144,6 +146,10 @@ def _read_torch(file: Path, recipe: Recipe, notes: list[str]) -> dict[str, LazyT
     except Exception as error:  # on a damaged file, an unpickler raises whatever it stumbles on
         reason = f"{error or type(error).__name__}".splitlines()[0]
         raise CheckpointError(file, f"not a whole PyTorch file: {reason}", "copy it again") from error
+
+
+def _read_torch(file: Path, recipe: Recipe, notes: list[str]) -> dict[str, LazyTensor]:
+    whole = load_torch(file)
     if not isinstance(whole, dict):
         raise CheckpointError(file, f"holds a {type(whole).__name__}, not a state dict", "give the weights file")
     keys = _place(whole, recipe)

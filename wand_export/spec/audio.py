@@ -243,3 +243,15 @@ class AudioDecoder(Schema):
     def reads_hidden(self) -> bool:
         """Whether it takes the vectors that codes were picked from."""
         return any(value.source == "hidden" for value in self.inputs)
+
+    def in_folder(self, place: str) -> Self:
+        """The same, its files in a folder beneath."""
+        graphs = [
+            graph.model_copy(
+                update={
+                    "files": {runtime: [f"{place}/{name}" for name in names] for runtime, names in graph.files.items()}
+                }
+            )
+            for graph in self.graphs
+        ]
+        return self.model_copy(update={"graphs": graphs})

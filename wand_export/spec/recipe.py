@@ -289,6 +289,10 @@ class Audio(Schema):
     silent_rate: Rate = Field(0.0, description="about how many of them come with a second of audio")
     vocoder: str | None = Field(None, description="folder with vocoder.json and vocoder.safetensors")
     graph: WholeGraph | None = Field(None, description="what --audio-decoder must look like")
+    codec: str | None = Field(None, description="the codec whose checkpoint --audio reads: see wand audio")
+    codebook_ids: PositiveInt | None = Field(
+        None, description="ids of a codebook, where the model counts more of them than the codec has"
+    )
 
 
 class Recipe(Schema):

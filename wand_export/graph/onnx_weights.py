@@ -46,7 +46,7 @@ class DynamicLinear(nn.Module):
             shape=(*x.shape[:-1], self.rows),
             version=1,
         )
-        return y * largest + self.bias
+        return y * largest if self.bias is None else y * largest + self.bias
 
 
 def store(model: ir.Model, precision: AudioPrecision) -> None:

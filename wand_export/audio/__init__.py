@@ -1,0 +1,1 @@
+"""Families' own audio decoders: read, rewritten until they can stream, held to their own code, written as graphs."""

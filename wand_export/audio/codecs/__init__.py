@@ -1,0 +1,1 @@
+"""One file a codec: a function `open(path, code)` that gives its `Codec`. See CONTRIBUTING.md."""
