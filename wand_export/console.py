@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from rich.table import Table
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 200
 """Columns of a table that is not shown on a terminal."""
 
 

@@ -22,7 +22,7 @@ def hand_over(bundle: Path, targets: list[str]) -> None:
     file = bundle / "manifest.json"
     document = json.loads(file.read_text(encoding="utf-8"))
     for target in targets:
-        document["artifacts"][target]["runtime"] = "executorch"
+        document["artifacts"][target] |= {"runtime": "executorch", "audio_decoder": None}
     before = hashlib.sha256(file.read_bytes()).hexdigest()
     file.write_text(json.dumps(document), encoding="utf-8")
     sums = bundle / "SHA256SUMS"

@@ -11,6 +11,7 @@ import torch
 from tests.conftest import RUNTIMES
 from wand_export.errors import InputError
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint
+from wand_export.host.audio import AudioStream
 from wand_export.host.bundle import Bundle, load_bundle
 from wand_export.host.session import Floats, Session, StepOutput
 
@@ -165,10 +166,9 @@ def test_the_callers_arithmetic_is_left_alone(runnable: tuple[Bundle, str], how:
             session.prefill(random_rows(3))
             session.step(random_rows(1)[0])
         elif how == "audio":
-            decoder = bundle.manifest.audio.decoder
-            assert decoder is not None
-            codes = np.zeros(decoder.chunk + 2 * decoder.context, np.int32)
-            bundle.open_audio(target, 1).decode(codes, np.zeros(decoder.noise_samples, np.float32), 0.0)
+            stream = AudioStream(bundle.open_audio(target, 1), bundle.manifest.audio, 0)
+            stream.feed(bundle.manifest.audio.first_id)
+            assert len(stream.finish())
         assert doubled() == before and before[0] > 0
 
 

@@ -145,6 +145,10 @@ CASES: dict[str, tuple[Build, Expect]] = {
         lambda a, b, rows: mb.squeeze(x=mb.reshape(x=a, shape=[2, 1, 24]), axes=[1]),
         lambda a, b, rows: a.reshape(2, 24),
     ),
+    "pad": (
+        lambda a, b, rows: mb.pad(x=a, pad=[1, 0, 2, 3], mode="constant", constant_val=0.5),
+        lambda a, b, rows: F.pad(a, (2, 3, 1, 0), value=0.5),
+    ),
     "concat": (
         lambda a, b, rows: mb.concat(values=[a, np.zeros((2, 1, 8), np.float32), b], axis=1),
         lambda a, b, rows: torch.cat([a, torch.zeros(2, 1, 8), b], 1),
