@@ -5,8 +5,8 @@
 {"sh": phonemes} for words that the lexicon lacks, the longest match first, and the phonemes that are vowels (the
 first of them takes the stress); punctuation (characters that are spoken as pauses); max_words (longer sentences are
 spoken in parts); symbols {phoneme character: token id}; boundaries, the ids of the first, second, ... space between
-words, the last one serving all further ones (empty: spaces are a symbol like any other). `lexicon.tsv` holds a word, a
-tab and its phonemes a line.
+words, which start anew when they are used up (empty: spaces are a symbol like any other). `lexicon.tsv` holds a word,
+a tab and its phonemes a line.
 """
 
 import json
@@ -71,7 +71,7 @@ class Frontend:
         found, spaces = [], 0
         for symbol in phonemes:
             if symbol == " " and self.boundaries:
-                found.append(self.boundaries[min(spaces, len(self.boundaries) - 1)])
+                found.append(self.boundaries[spaces % len(self.boundaries)])
                 spaces += 1
             else:
                 found.append(self.symbols[symbol])

@@ -15,7 +15,7 @@ from hibari import Hibari
 
 FIRST_SYMBOL = 1026
 FIRST_BOUNDARY, BOUNDARIES = 1079, 26
-"""Ids of the spaces between words, by their number: no utterance of the corpus has more."""
+"""Ids of the spaces between words, by their number modulo BOUNDARIES."""
 PUNCTUATION = ".,!?;:"
 REPLACE = [
     ["\u2019", "'"], ["\u2018", "'"], ["\u201c", ""], ["\u201d", ""], ['"', ""], ["\u2026", "..."],
