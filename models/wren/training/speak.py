@@ -8,7 +8,7 @@ with a bundle.
     python models/wren/training/speak.py build/demo/bundle SENTENCES OUT --target onnx-int4
 
 A checkpoint runs through transformers' own code with the reference mask, so that no export is judged; a bundle runs as
-`wand speak` runs it, but for a line of two sentences being one utterance.
+`wand speak` runs it. A line is one utterance; with --by-sentence each of its sentences is one, as for `wand speak`.
 """
 
 import argparse
@@ -108,8 +108,10 @@ def main() -> None:
     parser.add_argument("--window", type=int, help="speak under this window; without it, with full attention")
     parser.add_argument("--target", help="of a bundle")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--by-sentence", action="store_true", help="speak the sentences of a line one by one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    frontend = Frontend.load(VOICE / "text")
     if options.speaker in ("teacher", "codec"):
         speak = teacher_speaker(options.speaker == "codec")
     elif (Path(options.speaker) / MANIFEST).exists():
@@ -119,7 +121,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     seconds, began = 0.0, time.perf_counter()
     for index, sentence in enumerate(options.sentences.read_text(encoding="utf-8").splitlines()):
-        audio = speak(sentence, index)
+        parts = frontend.sentences(sentence) if options.by_sentence else [sentence]
+        audio = np.concatenate([speak(part, index) for part in parts])
         seconds += len(audio) / RECIPE.audio.sample_rate
         with wave.open(str(options.out / f"{index:03d}.wav"), "wb") as file:
             file.setparams((1, 2, RECIPE.audio.sample_rate, 0, "NONE", ""))
