@@ -150,7 +150,8 @@ def predictions(model: LlamaForCausalLM, inputs: Tensor, targets: Tensor) -> tup
 def train(corpus: Corpus, state: Path, options: argparse.Namespace, device: torch.device) -> None:
     torch.manual_seed(0)
     steps = options.steps
-    model = LlamaForCausalLM(CONFIG).to(device)
+    model = LlamaForCausalLM.from_pretrained(options.start, dtype=torch.float32) if options.start else None
+    model = (model or LlamaForCausalLM(CONFIG)).to(device)
     guide = Guide(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
     weights = torch.ones(VOCABULARY, device=device)
@@ -215,6 +216,7 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--batch-tokens", type=int, default=4000)
+    parser.add_argument("--start", type=Path, help="begin with the weights of this folder")
     parser.add_argument("--rate", type=float, default=RATE, help="peak learning rate")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
     parser.add_argument("--threads", type=int, default=2)
