@@ -85,8 +85,10 @@ def train(corpus: Path, state: Path) -> None:
         shard = np.load(file)
         if "features" in shard:
             ends = np.cumsum(shard["mel_len"])[:-1]
-            mels += np.split(shard["mel"], ends)
-            features += np.split(shard["features"], ends)
+            pairs = zip(np.split(shard["mel"], ends), np.split(shard["features"], ends), strict=True)
+            long_enough = [(mel, feature) for mel, feature in pairs if len(mel) >= CROP]
+            mels += [mel for mel, _ in long_enough]
+            features += [feature for _, feature in long_enough]
     encoder, decoder = Encoder(), CodeDecoder(CONFIG)
     nn.init.zeros_(decoder.smooth.weight)
     nn.init.zeros_(decoder.smooth.bias)

@@ -3,7 +3,7 @@
 It reads phonemes, and then says each phoneme once more before the audio codes that sound it (as ELLA-V does,
 arXiv 2401.07333): so it always knows where in the text it is.
 
-    python models/wren/training/lm.py TOKENS.safetensors STATE --steps 4000     resumes from STATE
+    python models/wren/training/lm.py TOKENS.safetensors STATE --steps 6000     resumes from STATE
     python models/wren/training/lm.py TOKENS.safetensors STATE --save models/wren/teacher
 
 It trains on a GPU if there is one; --bf16 computes in bfloat16, which pays there and on processors with AMX. Four aids:
@@ -214,7 +214,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("tokens", type=Path)
     parser.add_argument("state", type=Path)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-tokens", type=int, default=4000)
     parser.add_argument("--start", type=Path, help="begin with the weights of this folder")
     parser.add_argument("--rate", type=float, default=RATE, help="peak learning rate")

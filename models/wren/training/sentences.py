@@ -2,7 +2,7 @@
 
 They are own templates over word lists, strings of frequent words, numbers, and verses.
 
-python models/wren/training/sentences.py --count 16000 --verses verses.txt > sentences.txt
+python models/wren/training/sentences.py --count 20000 --verses verses.txt > sentences.txt
 """
 
 import argparse
@@ -225,7 +225,7 @@ def verses(file: Path, writer: Writer) -> list[str]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=16000)
+    parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--verses", type=Path, help="a public-domain text, one verse a line")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
