@@ -100,6 +100,6 @@ def test_an_interrupted_run_goes_on(lm: ModuleType, tmp_path: Path, monkeypatch:
     taken, collate = [], lm.collate
     monkeypatch.setattr(lm, "collate", lambda chosen, rng: taken.append(1) or collate(chosen, rng))
     for steps, bf16 in ((2, False), (5, True)):
-        options = argparse.Namespace(steps=steps, batch_tokens=600, rate=1e-3, bf16=bf16, start=None)
+        options = argparse.Namespace(steps=steps, batch_tokens=600, rate=1e-3, bf16=bf16)
         lm.train(corpus, tmp_path / "state.pt", options, torch.device("cpu"))
         assert torch.load(tmp_path / "state.pt", weights_only=True)["step"] == len(taken) == steps

@@ -81,7 +81,8 @@ def clauses(utterance: Utterance, rng: np.random.Generator) -> Utterance:
     """Some of the clauses of an utterance that follow one another: what lies between two of its pauses."""
     ids, upcoming, prefix_len = utterance
     text, said, places = ids[: prefix_len - 1], ids[prefix_len:-1], upcoming[prefix_len:-1]
-    pauses = np.flatnonzero(np.isin(text[:-1], PUNCTUATION) & (text[1:] >= FIRST_BOUNDARY)) + 1
+    paused = (text >= PUNCTUATION[0]) & (text <= PUNCTUATION[-1])
+    pauses = np.flatnonzero(paused[:-1] & (text[1:] >= FIRST_BOUNDARY)) + 1
     starts, ends = [0, *(pauses + 1)], [*pauses, len(text)]
     first = int(rng.integers(len(starts)))
     start, end = starts[first], ends[int(rng.integers(first, len(ends)))]
@@ -150,8 +151,7 @@ def predictions(model: LlamaForCausalLM, inputs: Tensor, targets: Tensor) -> tup
 def train(corpus: Corpus, state: Path, options: argparse.Namespace, device: torch.device) -> None:
     torch.manual_seed(0)
     steps = options.steps
-    model = LlamaForCausalLM.from_pretrained(options.start, dtype=torch.float32) if options.start else None
-    model = (model or LlamaForCausalLM(CONFIG)).to(device)
+    model = LlamaForCausalLM(CONFIG).to(device)
     guide = Guide(model)
     optimizer = torch.optim.AdamW(model.parameters(), lr=RATE, betas=(0.9, 0.95), weight_decay=0.02, fused=True)
     weights = torch.ones(VOCABULARY, device=device)
@@ -216,7 +216,6 @@ def main() -> None:
     parser.add_argument("state", type=Path)
     parser.add_argument("--steps", type=int, default=6000)
     parser.add_argument("--batch-tokens", type=int, default=4000)
-    parser.add_argument("--start", type=Path, help="begin with the weights of this folder")
     parser.add_argument("--rate", type=float, default=RATE, help="peak learning rate")
     parser.add_argument("--bf16", action="store_true", help="compute in bfloat16; weights stay float32")
     parser.add_argument("--threads", type=int, default=2)
