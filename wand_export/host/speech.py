@@ -10,7 +10,7 @@ from wand_export.errors import InputError, WandError
 from wand_export.host.audio import AudioStream, GraphStream
 from wand_export.host.bundle import Bundle
 from wand_export.host.prompt import Inputs, first_position, load_text, rows_of, stretches
-from wand_export.host.sampling import Sampler, StopRule
+from wand_export.host.sampling import Sampler, StopRule, TextOrder
 from wand_export.host.session import AudioGraphSession, AudioSession, Floats, Session
 from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
@@ -29,7 +29,8 @@ def tokens(
     """
     manifest = bundle.manifest
     sampler = Sampler(settings or manifest.sampler, seed)
-    stop = StopRule(manifest.stop, len(inputs.get("text", ())))
+    text = inputs.get("text", ())
+    stop, order = StopRule(manifest.stop, len(text)), TextOrder(manifest.stop, text, bundle.head_ids)
     learned = manifest.tables[manifest.speech_table].positions is not None
     prefix = stretches(manifest, inputs)
     position = first_position(manifest, prefix)
@@ -40,10 +41,12 @@ def tokens(
             raise WandError(
                 session.name, f"logits with NaN at position {session.position}", "run wand verify on the bundle"
             )
-        token = sampler.pick(output.logits, bundle.head_ids, stop.banned(len(generated)), generated)
+        banned = stop.banned(len(generated)) | order.banned()
+        token = sampler.pick(output.logits, bundle.head_ids, banned, generated)
         if token in stop.ids:
             return True
         generated.append(token)
+        order.picked(token)
         yield token, output.hidden
         if len(generated) == stop.maximum:
             return False

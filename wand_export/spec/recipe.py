@@ -151,6 +151,25 @@ class Stop(Schema):
     min_per_text: float = 0.0
     max_per_text: float | None = None
     max_tokens: PositiveInt
+    text_ids: tuple[int, int] | None = Field(
+        None, description="[first, last] id of a text that is generated along: in its order, and whole before a stop"
+    )
+    max_per_text_id: PositiveInt | None = Field(
+        None, description="most tokens from one of text_ids to the next, or before the first"
+    )
+
+    @model_validator(mode="after")
+    def _order_fits(self) -> "Stop":
+        if self.text_ids is None:
+            if self.max_per_text_id is not None:
+                raise ValueError("max_per_text_id needs text_ids")
+            return self
+        first, last = self.text_ids
+        if first > last or any(first <= token <= last for token in self.ids):
+            raise ValueError(f"text_ids {first} to {last} are none, or hold a stop")
+        if self.min_tokens or self.min_per_text:
+            raise ValueError("with text_ids the text is the minimum: leave out min_tokens and min_per_text")
+        return self
 
 
 class Sampler(Schema):

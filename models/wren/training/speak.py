@@ -27,7 +27,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from wand_export.distill.curriculum import HIDDEN
 from wand_export.graph.vocoder import load_vocoder
 from wand_export.host.bundle import MANIFEST, load_bundle
-from wand_export.host.sampling import Sampler, StopRule, noise
+from wand_export.host.sampling import Sampler, StopRule, TextOrder, noise
 from wand_export.host.speech import Speaker
 from wand_export.host.text import Frontend
 from wand_export.layout import sees
@@ -71,6 +71,7 @@ def checkpoint_speaker(folder: Path, window: int | None) -> Callable[[str, int],
         text = frontend.ids(sentence)
         prefix = [*text, BEGIN]
         sampler, stop, cache = Sampler(RECIPE.sampler, seed), StopRule(RECIPE.stop, len(text)), DynamicCache()
+        order = TextOrder(RECIPE.stop, text, head_ids)
         rows, generated = prefix, list[int]()
         while len(generated) < stop.maximum:
             first = len(prefix) + len(generated) - len(rows)
@@ -79,10 +80,11 @@ def checkpoint_speaker(folder: Path, window: int | None) -> Callable[[str, int],
             seen = sees(query, key, len(prefix), window or first + len(rows))
             mask = torch.zeros(seen.shape).masked_fill(~seen, HIDDEN)[None, None]
             logits = model(torch.tensor([rows]), attention_mask=mask, past_key_values=cache).logits[0, -1, head_ids]
-            token = sampler.pick(logits.numpy(), head_ids, stop.banned(len(generated)), generated)
+            token = sampler.pick(logits.numpy(), head_ids, stop.banned(len(generated)) | order.banned(), generated)
             if token in stop.ids:
                 break
             generated.append(token)
+            order.picked(token)
             rows = [token]
         return samples([token for token in generated if token < RECIPE.audio.codes])
 
