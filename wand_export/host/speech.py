@@ -29,7 +29,7 @@ def tokens(
     """
     manifest = bundle.manifest
     sampler = Sampler(settings or manifest.sampler, seed)
-    text = inputs.get("text", ())
+    text = [int(token) for token in inputs.get("text", ())]
     stop, order = StopRule(manifest.stop, len(text)), TextOrder(manifest.stop, text, bundle.head_ids)
     learned = manifest.tables[manifest.speech_table].positions is not None
     prefix = stretches(manifest, inputs)
