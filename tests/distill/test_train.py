@@ -100,6 +100,16 @@ def test_a_checkpoint_in_the_teachers_layout(folder: Path) -> None:
     assert [path.name for path in folder.iterdir() if path.name.startswith(".")] == []
 
 
+def test_bfloat16_learns_as_well_and_keeps_the_weights(folder: Path) -> None:
+    exact = distill(folder / "distill.toml", folder / "exact")
+    (folder / "distill.toml").write_text(config(folder) + "bf16 = true\n", encoding="utf-8")
+    rough = distill(folder / "distill.toml", folder / "rough")
+    assert rough["final_loss"] != exact["final_loss"]
+    assert rough["final_loss"] == pytest.approx(exact["final_loss"], rel=0.01)
+    state = torch.load(folder / "rough.state" / "state.pt", weights_only=True)
+    assert {tensor.dtype for tensor in state["student"].values()} == {torch.float32}
+
+
 def test_an_interrupted_run_ends_where_a_whole_one_does(folder: Path) -> None:
     interrupted = distill_config(folder, folder / "out.state")
     for record in interrupted.train():

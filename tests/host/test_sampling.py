@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from pydantic import ValidationError
 
-from wand_export.host.sampling import Sampler, SplitMix64, StopRule, mix, noise
+from wand_export.host.sampling import Sampler, SplitMix64, StopRule, TextOrder, mix, noise
 from wand_export.spec.recipe import Sampler as Settings
 from wand_export.spec.recipe import Stop
 
@@ -180,6 +180,72 @@ def test_stop_rules_match_the_vectors(case: Any) -> None:
     for text_tokens, minimum, maximum in case["limits"]:
         rule = StopRule(Stop.model_validate(case["stop"]), text_tokens)
         assert (rule.minimum, rule.maximum) == (minimum, maximum)
+
+
+@pytest.mark.parametrize("case", read("stop.json")["orders"], ids=str)
+def test_text_orders_match_the_vectors(case: Any) -> None:
+    order = TextOrder(Stop.model_validate(case["stop"]), case["text"], np.arange(8))
+    for banned, picked in case["steps"]:
+        assert sorted(order.banned()) == banned
+        order.picked(picked)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"max_per_text_id": 3}, "needs text_ids"),
+        ({"text_ids": (5, 4)}, "are none"),
+        ({"text_ids": (0, 4)}, "hold a stop"),
+        ({"text_ids": (4, 5), "min_per_text": 2.0}, "the text is the minimum"),
+    ],
+)
+def test_orders_that_cannot_be_kept_are_refused(keys: dict[str, Any], why: str) -> None:
+    with pytest.raises(ValueError, match=why):
+        Stop(ids=[0], max_tokens=100, **keys)
+
+
+ALONG = Stop(ids=[0], max_tokens=100, text_ids=(10, 19), max_per_text_id=3)
+EVERY = np.arange(20)
+
+
+def allowed(order: TextOrder) -> set[int]:
+    return set(EVERY.tolist()) - order.banned()
+
+
+def test_a_text_that_is_said_along_keeps_its_order() -> None:
+    order = TextOrder(ALONG, [12, 5, 10, 12], EVERY)
+    codes = set(range(1, 10))
+    for due in (12, 10, 12, 0):
+        assert allowed(order) == codes | {due}
+        order.picked(7)
+        assert allowed(order) == codes | {due}
+        order.picked(due)
+
+
+def test_a_text_id_lasts_no_longer_than_its_limit() -> None:
+    order = TextOrder(ALONG, [12], EVERY)
+    for due in (12, 0):
+        for _ in range(3):
+            assert 7 in allowed(order)
+            order.picked(7)
+        assert allowed(order) == {due}
+        order.picked(due)
+
+
+def test_no_order_where_the_text_is_not_said_along() -> None:
+    order = TextOrder(Stop(ids=[0], max_tokens=100), [12], EVERY)
+    order.picked(12)
+    assert order.banned() == frozenset()
+
+
+def test_a_draw_follows_the_text_whatever_the_logits() -> None:
+    for seed in range(20):
+        order, sampler, said = TextOrder(ALONG, [12, 10, 10], EVERY), Sampler(Settings(), seed), list[int]()
+        while not said or said[-1] != 0:
+            said.append(sampler.pick(np.zeros(20, np.float32), EVERY, order.banned(), said))
+            order.picked(said[-1])
+        assert [token for token in said if token >= 10] == [12, 10, 10]
+        assert len(said) <= 4 * (3 + 1)
 
 
 def test_stop_is_barred_below_the_minimum() -> None:

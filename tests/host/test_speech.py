@@ -71,6 +71,12 @@ def test_the_stop_is_barred_below_the_minimum(make_bundle, make_session) -> None
     assert (len(found), stopped) == (8, True)
 
 
+def test_a_text_that_is_said_along_keeps_its_order(make_bundle, make_session) -> None:
+    bundle = make_bundle(stop={"ids": [8], "text_ids": [5, 7], "max_per_text_id": 2, "max_tokens": 50})
+    found, stopped = collect(tokens(bundle, make_session(bundle.manifest, 1), {"text": [6, 5, 1, 6]}, seed=0))
+    assert ([token for token in found if token >= 5], stopped) == ([6, 5, 6], True)
+
+
 def test_learned_positions_continue_behind_the_prefix(make_bundle, make_session) -> None:
     speech = {"rows": 10, "dtype": "float32", "positions": "places"}
     tables = {

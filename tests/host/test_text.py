@@ -70,7 +70,7 @@ def test_text_is_spoken_as(frontend: Frontend, text: str, spoken: str) -> None:
 def test_spaces_are_numbered_where_the_tables_say_so(frontend: Frontend) -> None:
     numbered = replace(frontend, boundaries=[7, 8])
     plain = frontend.ids("One one one one.")
-    assert [i for i in numbered.ids("One one one one.") if i < 100] == [7, 8, 8]
+    assert [i for i in numbered.ids("One one one one.") if i < 100] == [7, 8, 7]
     assert [i for i in numbered.ids("One one one one.") if i >= 100] == [i for i in plain if i != frontend.symbols[" "]]
 
 

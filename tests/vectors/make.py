@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 from text_vectors import text_vectors
 
-from wand_export.host.sampling import Sampler, SplitMix64, StopRule, noise, normal
+from wand_export.host.sampling import Sampler, SplitMix64, StopRule, TextOrder, noise, normal
 from wand_export.host.sentences import parts, runs_of_words, sentences
 from wand_export.host.stretch import Stretch
 from wand_export.host.text import Frontend
@@ -163,14 +163,24 @@ def sampling_vectors() -> dict[str, Any]:
 
 
 def stop_vectors() -> dict[str, Any]:
-    """[text tokens, fewest tokens before a stop, most tokens] of some rules."""
+    """[text tokens, fewest tokens before a stop, most tokens] of some rules; and the order of a text."""
     rules = [
         Stop(ids=[7], max_tokens=100),
         Stop(ids=[7, 9], min_per_text=2.0, max_per_text=20.0, max_tokens=1500),
         Stop(ids=[7], min_per_text=0.1, max_per_text=0.3, max_tokens=50),
         Stop(ids=[7], min_tokens=50, min_per_text=2.0, max_tokens=1500),
     ]
-    return {"schema": SCHEMA, "cases": [stop_case(rule) for rule in rules]}
+    return {"schema": SCHEMA, "cases": [stop_case(rule) for rule in rules], "orders": [order_case()]}
+
+
+def order_case() -> dict[str, Any]:
+    """A text that is said along: [banned ids, the id picked then], one pick after another, of all ids below 8."""
+    stop, text = Stop(ids=[0], max_tokens=100, text_ids=(4, 6), max_per_text_id=2), [5, 7, 4, 5]
+    order, steps = TextOrder(stop, text, np.arange(8)), []
+    for token in (1, 5, 2, 2, 4, 5, 7, 7, 0):
+        steps.append([sorted(order.banned()), token])
+        order.picked(token)
+    return {"stop": stop.model_dump(), "text": text, "steps": steps}
 
 
 def stop_case(stop: Stop) -> dict[str, Any]:

@@ -52,6 +52,7 @@ class DistillConfig(Schema):
     corrupt: float = Field(0.0, ge=0, lt=1, description="share of the generated tokens that are read wrong")
     corrupt_ids: tuple[int, int] | None = Field(None, description="[first, last] of the ids that may be read wrong")
     held_out: PositiveInt = Field(64, description="the first utterances of the data: for scores, never learned from")
+    bf16: bool = Field(False, description="compute in bfloat16 (weights stay float32): for GPUs and CPUs that have it")
     checkpoint_every: PositiveInt = 100
     seed: int = 0
 
@@ -122,12 +123,11 @@ class Trainer:
         rng = np.random.default_rng([config.seed, self.step, 1])
         batch = self.utterances.collate(chosen, config.corrupt, rng, config.corrupt_ids).to(self.device)
         length = batch.inputs.shape[1]
-        with torch.no_grad():
-            mask = attention_bias(length, batch.prefix_len, None)
-            wanted = self.teacher(batch, mask)
         self.student.train()
-        mask = attention_bias(length, batch.prefix_len, stage)
-        found = self.student(batch, mask)
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=config.bf16):
+            with torch.no_grad():
+                wanted = self.teacher(batch, attention_bias(length, batch.prefix_len, None))
+            found = self.student(batch, attention_bias(length, batch.prefix_len, stage))
         loss = distillation_loss(found, wanted, batch.targets, config.kl_weight, config.skew)
         rate = config.rate(self.step)
         for group in self.optimizer.param_groups:

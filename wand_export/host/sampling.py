@@ -157,3 +157,35 @@ class StopRule:
     def banned(self, generated: int) -> frozenset[int]:
         """The ids that cannot be picked once `generated` tokens exist."""
         return self.ids if generated < self.minimum else frozenset()
+
+
+class TextOrder:
+    """Holds an utterance to its text, if the model says the text along (Stop.text_ids): each id in its turn.
+
+    Left to itself, a model that loses its place skips words or says the last one twice.
+    """
+
+    def __init__(self, stop: Stop, text: Sequence[int], ids: npt.NDArray[np.int64]) -> None:
+        """text: the ids of the prefix's text; ids: all that can be picked, [V]."""
+        first, last = stop.text_ids or (0, -1)
+        self._text = [token for token in text if first <= token <= last]
+        self._along = frozenset(range(first, last + 1))
+        self._stops = frozenset(stop.ids)
+        self._others = frozenset(ids.tolist()) - self._along - self._stops
+        self._longest = stop.max_per_text_id
+        self._said = self._since = 0
+
+    def banned(self) -> frozenset[int]:
+        """The ids that cannot be picked next. At the limit of one text id only the next one can, or a stop."""
+        if not self._along:
+            return frozenset()
+        ended = self._said == len(self._text)
+        due = self._stops if ended else frozenset({self._text[self._said]})
+        late = self._longest is not None and self._since >= self._longest
+        return (self._along | self._stops | (self._others if late else frozenset())) - due
+
+    def picked(self, token: int) -> None:
+        """Tell which id was picked."""
+        self._since += 1
+        if token in self._along:
+            self._said, self._since = self._said + 1, 0

@@ -10,7 +10,7 @@ from wand_export.errors import InputError, WandError
 from wand_export.host.audio import SILENCE, AudioStream
 from wand_export.host.bundle import Bundle
 from wand_export.host.prompt import Inputs, PrefixOverflow, first_position, load_text, rows_of, stretches
-from wand_export.host.sampling import Sampler, StopRule
+from wand_export.host.sampling import Sampler, StopRule, TextOrder
 from wand_export.host.sentences import parts
 from wand_export.host.session import AudioSession, Floats, Session
 from wand_export.host.stretch import Stretch
@@ -29,7 +29,8 @@ def tokens(
     """
     manifest = bundle.manifest
     sampler = Sampler(settings or manifest.sampler, seed)
-    stop = StopRule(manifest.stop, len(inputs.get("text", ())))
+    text = [int(token) for token in inputs.get("text", ())]
+    stop, order = StopRule(manifest.stop, len(text)), TextOrder(manifest.stop, text, bundle.head_ids)
     learned = manifest.tables[manifest.speech_table].positions is not None
     prefix = stretches(manifest, inputs)
     position = first_position(manifest, prefix)
@@ -41,10 +42,12 @@ def tokens(
             raise WandError(
                 session.name, f"logits with NaN at position {session.position}", "run wand verify on the bundle"
             )
-        token = sampler.pick(output.logits, bundle.head_ids, stop.banned(len(generated)), generated)
+        banned = stop.banned(len(generated)) | order.banned()
+        token = sampler.pick(output.logits, bundle.head_ids, banned, generated)
         if token in stop.ids:
             return True
         generated.append(token)
+        order.picked(token)
         yield token, output.hidden
         if len(generated) == stop.maximum:
             return False

@@ -6,7 +6,7 @@ replace [[from, to], ...] applied in order once figures are words; abbreviations
 phonemes of a letter's name where they are not those of the word; graphemes {"sh": phonemes} for words that the lexicon
 lacks, the longest match first, and the phonemes that are vowels (the first of them takes the stress); punctuation
 (characters that are spoken as pauses); max_words (longer sentences are spoken in parts); symbols {phoneme character:
-token id}; boundaries, the ids of the first, second, ... space between words, the last one serving all further ones
+token id}; boundaries, the ids of the first, second, ... space between words, which start anew when they are used up
 (empty: spaces are a symbol like any other). fold, figures and letters may be left out. `lexicon.tsv` holds a word, a
 tab and its phonemes a line.
 """
@@ -81,7 +81,7 @@ class Frontend:
         found, spaces = [], 0
         for symbol in phonemes:
             if symbol == " " and self.boundaries:
-                found.append(self.boundaries[min(spaces, len(self.boundaries) - 1)])
+                found.append(self.boundaries[spaces % len(self.boundaries)])
                 spaces += 1
             elif symbol in self.symbols:
                 found.append(self.symbols[symbol])

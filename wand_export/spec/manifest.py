@@ -340,6 +340,8 @@ class Manifest(Schema):
             raise ValueError("stop.ids: none of them is in head.ranges, so speech would never end")
         if coded := [stop for stop in self.stop.ids if first <= stop <= last]:
             raise ValueError(f"stop.ids: {coded[0]} is an audio code")
+        if self.stop.text_ids is not None and not self.head.holds(*self.stop.text_ids):
+            raise ValueError(f"stop.text_ids: {list(self.stop.text_ids)} are not all in head.ranges")
         return self
 
     @model_validator(mode="after")

@@ -150,6 +150,9 @@ class PrefixPart(Schema):
         return self
 
 
+MAX_TEXT_IDS = 2**16
+
+
 class Stop(Schema):
     """When generation ends: at one of `ids`, barred before min_tokens and before min_per_text x text tokens."""
 
@@ -159,6 +162,25 @@ class Stop(Schema):
     min_per_text: Rate = 0.0
     max_per_text: Rate | None = None
     max_tokens: Slots
+    text_ids: tuple[Count, Count] | None = Field(
+        None, description="[first, last] id of a text that is generated along: in its order, and whole before a stop"
+    )
+    max_per_text_id: Slots | None = Field(
+        None, description="most tokens from one of text_ids to the next, or before the first"
+    )
+
+    @model_validator(mode="after")
+    def _order_fits(self) -> Self:
+        if self.text_ids is None:
+            if self.max_per_text_id is not None:
+                raise ValueError("max_per_text_id needs text_ids")
+            return self
+        first, last = self.text_ids
+        if not 0 <= last - first < MAX_TEXT_IDS or any(first <= token <= last for token in self.ids):
+            raise ValueError(f"text_ids {first} to {last} are none, too many, or hold a stop")
+        if self.min_tokens or self.min_per_text:
+            raise ValueError("with text_ids the text is the minimum: leave out min_tokens and min_per_text")
+        return self
 
 
 MIN_TEMPERATURE, MAX_TEMPERATURE = 1e-3, 100.0

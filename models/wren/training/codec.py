@@ -31,8 +31,10 @@ CONFIG = VocoderConfig(
 )  # fmt: skip
 CROP, BATCH, STEPS, RATE = 120, 32, 1500, 1.5e-3
 END, BEGIN = 1024, 1025
-QUIET = 4
+LEAD, TAIL = 4, 10
 """Tokens of silence kept before and after an utterance."""
+QUIET = -6.0
+"""Log of the mean mel amplitude under which a token is silence."""
 
 
 class Encoder(nn.Module):
@@ -84,8 +86,10 @@ def train(corpus: Path, state: Path) -> None:
         shard = np.load(file)
         if "features" in shard:
             ends = np.cumsum(shard["mel_len"])[:-1]
-            mels += np.split(shard["mel"], ends)
-            features += np.split(shard["features"], ends)
+            pairs = zip(np.split(shard["mel"], ends), np.split(shard["features"], ends), strict=True)
+            long_enough = [(mel, feature) for mel, feature in pairs if len(mel) >= CROP]
+            mels += [mel for mel, _ in long_enough]
+            features += [feature for _, feature in long_enough]
     encoder, decoder = Encoder(), CodeDecoder(CONFIG)
     nn.init.zeros_(decoder.smooth.weight)
     nn.init.zeros_(decoder.smooth.bias)
@@ -167,6 +171,24 @@ def save(state: Path) -> None:
     (VOICE / "vocoder" / "vocoder.json").write_text(CONFIG.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
+def spoken_at(durations: np.ndarray, pauses: np.ndarray, mel: np.ndarray) -> np.ndarray:
+    """Which symbol each token sounds, int64 [sum of durations].
+
+    durations: int [S] in tokens; pauses: bool [S], the punctuation; mel: [frames, 80]. hibari gives most of a
+    pause to the phoneme before it; here it is the punctuation's own: what sounds and what is silent is told apart.
+    """
+    place = np.repeat(np.arange(len(durations)), durations)
+    count = min(len(place), len(mel) // 2)
+    loudness = np.log(np.exp(mel[: 2 * count].astype(np.float32)).reshape(count, -1).mean(1))
+    starts = np.cumsum(durations) - durations
+    for symbol in np.flatnonzero(pauses):
+        begin = starts[symbol]
+        while begin > starts[symbol - 1] + 1 and begin <= count and loudness[begin - 1] < QUIET:
+            begin -= 1
+        place[begin : starts[symbol]] = symbol
+    return place
+
+
 @torch.no_grad()
 def tokens(corpus: Path, out: Path) -> None:
     """Write tokens int32 [N], offsets int64 [U + 1], prefix_len int32 [U], and for each token of an utterance the
@@ -177,6 +199,7 @@ def tokens(corpus: Path, out: Path) -> None:
     encoder = load_encoder()
     frontend = Frontend.load(VOICE / "text")
     of_teacher = {number: character for character, number in Hibari().vocab.items()}
+    punctuation = [i for i, character in of_teacher.items() if character in frontend.punctuation]
     stream, upcoming, prefix_len, lengths, texts = [], [], [], [], []
     for file in shards(corpus):
         shard = np.load(file)
@@ -186,9 +209,10 @@ def tokens(corpus: Path, out: Path) -> None:
         all_ids, all_durations = np.split(shard["ids"], ends), np.split(shard["dur"], ends)
         for text, mel, ids, dur in zip(said, mels, all_ids, all_durations, strict=True):
             codes = encoder.codes(torch.tensor(mel).float()).numpy()
-            phoneme = np.repeat(np.arange(len(dur)), dur)[: len(codes)]
-            lead = max(0, int(dur[0]) - QUIET)
-            tail = len(codes) - max(0, int(dur[-1]) - 1) - max(0, int(dur[-2]) - QUIET)
+            pauses = np.isin(ids, punctuation)
+            phoneme = spoken_at(dur, pauses, mel)[: len(codes)]
+            lead = max(0, int(dur[0]) - LEAD)
+            tail = int(np.searchsorted(phoneme, len(dur) - 2)) + TAIL
             prefix = frontend.encode("".join(of_teacher[i] for i in ids[1:-1].tolist()))
             row, places = [*prefix, BEGIN], [-1] * len(prefix) + [0]
             spoken = 0

@@ -16,13 +16,14 @@ import librosa
 import numpy as np
 import onnx
 from hibari import Hibari, dsp
+from hibari.tts import MAX_PHONEMES
 
 from wand_export.host.text import Frontend, TextError
 
 SHARD = 500
 FEATURES, DURATIONS = "/Concat_43_output_0", "/Clip_output_0"
 MEL = librosa.filters.mel(sr=dsp.SR, n_fft=dsp.N_FFT, n_mels=80, fmin=40, fmax=11000).astype(np.float32)
-MAX_SECONDS = 9.0
+MAX_SECONDS = 30.0
 
 
 def teacher() -> Hibari:
@@ -76,10 +77,13 @@ def main() -> None:
         rng = np.random.default_rng(number)
         for text in texts[number * SHARD : (number + 1) * SHARD]:
             try:
-                utterance, audio = speak(model, frontend.phonemes(text), rng)
+                phonemes = frontend.phonemes(text)
             except TextError as error:
                 print(error)
                 continue
+            if len(phonemes) > MAX_PHONEMES:
+                continue
+            utterance, audio = speak(model, phonemes, rng)
             if len(audio) <= MAX_SECONDS * dsp.SR:
                 kept.append(text)
                 made.append(utterance)

@@ -17,7 +17,7 @@ from hibari import Hibari
 
 FIRST_SYMBOL = 1026
 FIRST_BOUNDARY, BOUNDARIES = 1079, 26
-"""Ids of the spaces between words, by their number: no utterance of the corpus has more."""
+"""Ids of the spaces between words, by their number modulo BOUNDARIES."""
 PUNCTUATION = ".,!?;:"
 SAME = {
     "'": "\u2018\u2019\u201b\u2032\u00b4`\u02bc\uff07",

@@ -1,12 +1,14 @@
-"""Sentences of 3 to 8 seconds to train on: own templates over word lists, strings of frequent words, and verses;
-and a few short ones.
+"""Lines to train on, each one utterance: sentences of 3 to 8 seconds, paragraphs of up to 26, and a few short ones.
 
-python models/wren/training/sentences.py --count 12500 --verses verses.txt > sentences.txt
+They are own templates over word lists, strings of frequent words, numbers, and verses.
+
+python models/wren/training/sentences.py --count 20000 --verses verses.txt > sentences.txt
 """
 
 import argparse
 import random
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import wordfreq
@@ -72,6 +74,23 @@ DAYS = (
     "Thursday Friday Saturday Sunday"
 ).split()
 ORDINALS = "first second third fourth fifth tenth twelfth twentieth thirtieth".split()
+FRAMES = [
+    "there {be} {number} {noun}s {place} the {noun}", "{name} said that {s}", "{name} asked whether {s}",
+    "what did {name} {action} {place} the {noun}", "why is {thing} so {adjective}", "it was {thing} that {s}",
+    "if {s}, then {s}", "the more {name} {moved}, the more {adjective} {thing} became",
+    "neither {thing} nor {thing} {moved}", "{thing} costs {money}", "about {share} percent of the {noun}s {moved}",
+    "{name} was born in {year}", "in {year}, {s}", "the {noun} opens at {time} and closes at {time}",
+    "turn to page {number}", "{name} lives at {number} {noun} street", "it is {number} kilometers to {name}",
+    "on {date}, {s}", "{thing}, {thing} and {thing} {moved} {place} the {noun}",
+    "{name}, who {moved} {place} the {noun}, {verb} {thing}", "I {do_not} think that {s}", "you {do_not} {action} it",
+    "that is {adjective}, {adjective} and {adjective}", "the {noun} is {adjective} than {thing}",
+    "call {digits} and ask for {name}", "{number} plus {number} is {number}", "the {ordinal} of {number} {noun}s",
+]  # fmt: skip
+NAMES = (
+    "Anna Ben Clara David Emma Frank Grace Henry Irene Jack Kate Leo Maria Nora Oscar Paul Rose Sam Tom Victor Alice "
+    "Peter Laura Simon Julia Martin Helen George Lucy Robert London Paris Boston Rome Chicago Texas Canada India"
+).split()
+NEGATIONS = "do not, don't, didn't, cannot, can't, won't, shouldn't, wouldn't, couldn't, never".split(", ")
 COMMANDS = ["turn on", "turn off", "set", "play", "stop", "start", "show", "read", "send", "cancel", "open", "close"]
 REQUESTS = [
     "can you", "please", "do not", "will they", "we should", "I would like to", "she wants to", "he tried to", "let us",
@@ -106,7 +125,32 @@ class Writer:
         adjective = self.any(ADJECTIVES) + " " if self.random.random() < 0.5 else ""
         return f"{start} {adjective}{self.noun()}"
 
+    def number(self) -> str:
+        """A number in digits, as often small as large; some with a decimal."""
+        size = self.random.choice([10, 100, 1000, 10000, 1000000])
+        value = self.random.randrange(size)
+        return f"{value}.{self.random.randrange(10)}" if self.random.random() < 0.1 else f"{value:,}"
+
+    def framed(self) -> str:
+        """A frame with its gaps filled."""
+        fill: dict[str, Callable[[], str]] = {
+            "be": lambda: self.any(["are", "were"]), "number": self.number, "noun": self.noun, "thing": self.thing,
+            "place": lambda: self.any(PLACES), "name": lambda: self.any(NAMES), "s": self.plain_clause,
+            "action": lambda: self.any(ACTIONS), "adjective": lambda: self.any(ADJECTIVES),
+            "moved": lambda: self.any(MOVES), "verb": lambda: self.any(VERBS), "do_not": lambda: self.any(NEGATIONS),
+            "money": lambda: self.any("$£€") + self.number(), "share": lambda: str(self.random.randint(1, 99)),
+            "year": lambda: str(self.random.randint(1000, 2030)), "ordinal": lambda: self.any(ORDINALS),
+            "time": lambda: f"{self.random.randint(1, 12)} {self.any(['thirty', 'fifteen', 'forty five', '20', ''])}",
+            "date": lambda: f"{self.any(DAYS)} {self.random.randint(1, 31)}",
+            "digits": lambda: " ".join(str(self.random.randrange(10)) for _ in range(self.random.randint(3, 7))),
+        }  # fmt: skip
+        return re.sub(r"{(\w+)}", lambda gap: fill[gap[1]](), self.any(FRAMES)).replace(" ,", ",").strip()
+
     def clause(self) -> str:
+        """A plain clause, or a frame around one."""
+        return self.framed() if self.random.random() < 0.35 else self.plain_clause()
+
+    def plain_clause(self) -> str:
         """One plain statement, request, list or string of words."""
         kind = self.random.random()
         if kind < 0.3:
@@ -145,6 +189,13 @@ class Writer:
             if len(text.split()) <= 22:
                 return text[0].upper() + text[1:] + ending
 
+    def paragraph(self) -> str:
+        """Several sentences of 24 to 75 words together."""
+        words, text = self.random.randint(24, 75), ""
+        while len(text.split()) < words:
+            text += (self.short() if self.random.random() < 0.2 else self.sentence()) + " "
+        return " ".join(text.split()[:75])
+
     def short(self) -> str:
         """1 to 6 words."""
         kind = self.random.random()
@@ -161,25 +212,30 @@ class Writer:
         return text[0].upper() + text[1:] + self.any([".", ".", ".", "!", "?"])
 
 
-def verses(file: Path) -> list[str]:
-    """Lines of 8 to 22 words of a public-domain text."""
-    lines = (re.sub(r"^[^A-Z]*", "", line.strip()) for line in file.read_text(encoding="utf-8").splitlines())
-    return [line for line in lines if 8 <= len(line.split()) <= 22]
+def verses(file: Path, writer: Writer) -> list[str]:
+    """Public-domain text of one verse a line, in runs of 8 to 70 words."""
+    lines = [re.sub(r"^[^A-Z]*", "", line.strip()) for line in file.read_text(encoding="utf-8").splitlines()]
+    found, run, wanted = list[str](), "", 0
+    for line in lines:
+        run, wanted = f"{run} {line}".strip(), wanted or writer.random.choice([8, 8, 8, 24, 40, 55])
+        if len(run.split()) >= wanted:
+            found, run, wanted = [*found, run], "", 0
+    return [run for run in found if len(run.split()) <= 70]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--count", type=int, default=12500)
-    parser.add_argument("--short", type=int, default=1000, help="how many more lines of a few words")
+    parser.add_argument("--count", type=int, default=20000)
     parser.add_argument("--verses", type=Path, help="a public-domain text, one verse a line")
     parser.add_argument("--seed", type=int, default=1)
     options = parser.parse_args()
-    writer = Writer(options.seed)
-    texts = {writer.sentence() for _ in range(options.count)}
+    writer, count = Writer(options.seed), options.count
+    texts = {writer.sentence() for _ in range(count // 2)}
+    texts |= {writer.paragraph() for _ in range(count // 5)}
+    texts |= {writer.short() for _ in range(count // 12)}
     if options.verses:
-        found = verses(options.verses)
-        texts |= set(writer.random.sample(found, min(len(found), options.count // 6)))
-    texts |= {writer.short() for _ in range(options.short)}
+        found = verses(options.verses, writer)
+        texts |= set(writer.random.sample(found, min(len(found), count // 5)))
     ordered = sorted(texts)
     writer.random.shuffle(ordered)
     print("\n".join(ordered))

@@ -8,7 +8,7 @@ with a bundle.
     python models/wren/training/speak.py build/demo/bundle SENTENCES OUT --target onnx-int4
 
 A checkpoint runs through transformers' own code with the reference mask, so that no export is judged; a bundle runs as
-`wand speak` runs it, but for a line of two sentences being one utterance.
+`wand speak` runs it. A line is one utterance; with --by-sentence each of its sentences is one, as for `wand speak`.
 """
 
 import argparse
@@ -28,7 +28,7 @@ from wand_export.distill.curriculum import HIDDEN
 from wand_export.graph.ladder import spoken_whole
 from wand_export.graph.vocoder import load_vocoder
 from wand_export.host.bundle import MANIFEST, load_bundle
-from wand_export.host.sampling import Sampler, StopRule
+from wand_export.host.sampling import Sampler, StopRule, TextOrder
 from wand_export.host.speech import Speaker
 from wand_export.host.text import Frontend
 from wand_export.layout import sees
@@ -68,6 +68,7 @@ def checkpoint_speaker(folder: Path, window: int | None) -> Callable[[str, int],
         text = frontend.ids(sentence)
         prefix = [*text, BEGIN]
         sampler, stop, cache = Sampler(RECIPE.sampler, seed), StopRule(RECIPE.stop, len(text)), DynamicCache()
+        order = TextOrder(RECIPE.stop, text, head_ids)
         rows, generated = prefix, list[int]()
         while len(generated) < stop.maximum:
             first = len(prefix) + len(generated) - len(rows)
@@ -76,10 +77,11 @@ def checkpoint_speaker(folder: Path, window: int | None) -> Callable[[str, int],
             seen = sees(query, key, len(prefix), window or first + len(rows))
             mask = torch.zeros(seen.shape).masked_fill(~seen, HIDDEN)[None, None]
             logits = model(torch.tensor([rows]), attention_mask=mask, past_key_values=cache).logits[0, -1, head_ids]
-            token = sampler.pick(logits.numpy(), head_ids, stop.banned(len(generated)), generated)
+            token = sampler.pick(logits.numpy(), head_ids, stop.banned(len(generated)) | order.banned(), generated)
             if token in stop.ids:
                 break
             generated.append(token)
+            order.picked(token)
             rows = [token]
         return samples([token for token in generated if token < RECIPE.audio.codes])
 
@@ -105,8 +107,10 @@ def main() -> None:
     parser.add_argument("--window", type=int, help="speak under this window; without it, with full attention")
     parser.add_argument("--target", help="of a bundle")
     parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--by-sentence", action="store_true", help="speak the sentences of a line one by one")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
+    frontend = Frontend.load(VOICE / "text")
     if options.speaker in ("teacher", "codec"):
         speak = teacher_speaker(options.speaker == "codec")
     elif (Path(options.speaker) / MANIFEST).exists():
@@ -116,7 +120,8 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     seconds, began = 0.0, time.perf_counter()
     for index, sentence in enumerate(options.sentences.read_text(encoding="utf-8").splitlines()):
-        audio = speak(sentence, index)
+        parts = frontend.sentences(sentence) if options.by_sentence else [sentence]
+        audio = np.concatenate([speak(part, index) for part in parts])
         seconds += len(audio) / RECIPE.audio.sample_rate
         with wave.open(str(options.out / f"{index:03d}.wav"), "wb") as file:
             file.setparams((1, 2, RECIPE.audio.sample_rate, 0, "NONE", ""))
