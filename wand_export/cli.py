@@ -1,6 +1,5 @@
 """The command line: parses, calls a verb, prints what it returned. Verbs are imported when they are called."""
 
-import codecs
 import json
 import re
 import sys
@@ -25,6 +24,7 @@ from wand_export.process import (
     forget_unwritten,
     open_closed_streams,
     printing,
+    read_text,
     stoppable,
 )
 
@@ -297,7 +297,7 @@ def speak(
     """Say a text and write the audio."""
     if (text is None) == (file is None):
         raise InputError("wand speak", "give TEXT or --file, one of them", "see wand speak --help")
-    words = text if file is None else _read(file)
+    words = text if file is None else read_text(file)
     if output is None and tokens_out is None and hidden_out is None:
         output = Path("out.wav")
     streamed = output == Path("-")
@@ -483,21 +483,6 @@ def _precision(name: str) -> str:
     if name not in known:
         raise InputError("--precision", f"no such precision {name!r}", f"there are: {', '.join(known)}")
     return name
-
-
-def _read(file: Path) -> str:
-    """The text of a file. A byte order mark is no part of it."""
-    data = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
-    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise InputError(file, "is UTF-16", "save it as UTF-8")
-    if b"\0" in data:
-        line = data.count(b"\n", 0, data.index(b"\0")) + 1
-        raise InputError(file, f"a NUL character in line {line}", "save it as UTF-8 text")
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data.count(b"\n", 0, error.start) + 1
-        raise InputError(file, f"line {line} is not UTF-8", "save it as UTF-8") from error
 
 
 if __name__ == "__main__":

@@ -1,15 +1,17 @@
-"""The process around a command: its standard streams, and the signals that ask it to end."""
+"""The process around a command: its standard streams and text files, and the signals that ask it to end."""
 
+import codecs
 import os
 import signal
 import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from types import FrameType
 from typing import Any
 
-from wand_export.errors import WandError
+from wand_export.errors import InputError, WandError
 
 _ASKING = ("SIGINT", "SIGTERM", "SIGHUP")
 PIPE_CLOSED = 141
@@ -94,3 +96,21 @@ def complain(line: str) -> None:
     """Print a line to standard error, if that takes it."""
     with suppress(OSError):
         print(line, file=sys.stderr, flush=True)
+
+
+def read_text(file: Path) -> str:
+    """The text of a file, or of standard input for `-`. A byte order mark is no part of it.
+
+    Raises InputError naming the line that is not UTF-8 or holds a NUL character.
+    """
+    data = sys.stdin.buffer.read() if file == Path("-") else file.read_bytes()
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise InputError(file, "is UTF-16", "save it as UTF-8")
+    if b"\0" in data:
+        line = data.count(b"\n", 0, data.index(b"\0")) + 1
+        raise InputError(file, f"a NUL character in line {line}", "save it as UTF-8 text")
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = data.count(b"\n", 0, error.start) + 1
+        raise InputError(file, f"line {line} is not UTF-8", "save it as UTF-8") from error
