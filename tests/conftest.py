@@ -10,6 +10,7 @@ from safetensors.torch import save_file
 
 from wand_export.graph.checkpoint import Checkpoint, expected_shapes, random_checkpoint
 from wand_export.graph.vocoder import Vocoder, VocoderConfig
+from wand_export.spec.manifest import Manifest
 from wand_export.spec.schema import shipped
 
 KINDS = ("llama", "qwen2", "qwen3", "gpt2")
@@ -92,6 +93,17 @@ def write_checkpoint(folder: Path, recipe: Path, window: int | None = 8) -> dict
         wand = {"schema": 1, "family": str(recipe), "window": window, "teacher": "0" * 64, "trained_steps": 1}
         (folder / "wand.json").write_text(json.dumps(wand | {"final_loss": 1.0}), encoding="utf-8")
     return tensors
+
+
+def of_another_decoder(manifest: Manifest, target: str) -> Manifest:
+    """The manifest with a longer state in the audio decoder of a target, as another model's would have."""
+    name = manifest.artifacts[target].audio_decoder
+    assert name is not None
+    decoder = manifest.audio.decoders[name]
+    state, *others = decoder.states
+    longer = state.model_copy(update={"shape": [*state.shape[:-1], state.shape[-1] + 1]})
+    decoders = {**manifest.audio.decoders, name: decoder.model_copy(update={"states": [longer, *others]})}
+    return manifest.model_copy(update={"audio": manifest.audio.model_copy(update={"decoders": decoders})})
 
 
 @pytest.fixture(scope="session")
