@@ -14,6 +14,9 @@ from wand_export.commands.plan import plan
 from wand_export.commands.speak import speak
 from wand_export.errors import InputError
 from wand_export.host.bundle import Bundle, load_bundle
+from wand_export.host.voices import Voice
+from wand_export.spec.recipe import PrefixPart
+from wand_export.spec.voice import VoiceFile
 
 TEXT = "A cab."
 
@@ -106,3 +109,16 @@ def test_a_plan_of_what_is_wholly_refused_or_left_out(exported: Path) -> None:
 def test_a_plan_writes_nothing(exported: Path, tmp_path: Path) -> None:
     assert main(["speak", str(exported), TEXT, "--plan", "-o", str(tmp_path / "a.wav")]) == 2
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_in_a_voice_counts_its_prompt(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = load_bundle(exported)
+    part = PrefixPart(table="speech", input="prompt_tokens")
+    prompted = opened.manifest.model_copy(update={"prefix": [*opened.manifest.prefix, part]})
+    monkeypatch.setattr("wand_export.commands.plan.load_bundle", lambda path: Bundle(exported, prompted))
+    alone = plan(exported, TEXT)["sentences"][0]
+    voice = Voice("v", VoiceFile(schema_version=1, prompt_tokens=[4, 5]), {})
+    monkeypatch.setattr("wand_export.commands.plan.open_voice", lambda bundle, name: voice)
+    (spoken,) = plan(exported, TEXT, voice="v")["sentences"]
+    assert spoken["ids"] == alone["ids"] | {"prompt_tokens": [4, 5]}
+    assert spoken["prefix_len"] == alone["prefix_len"] + 2

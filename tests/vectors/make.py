@@ -15,7 +15,7 @@ audio.json      utterances: token ids (and vectors) in, each call of a graph as 
                 each token completed, those of the end last
 wav.json        samples, and the bytes in hexadecimal of their file and of their stream
 hostile.json    manifests, checksums and tables that lie, one explained lie each: see hostile_vectors.py
-manifest.schema.json, audio.schema.json (audio.json, which wand audio writes)
+manifest.schema.json, audio.schema.json (audio.json, which wand audio writes), plan.schema.json (wand speak --plan)
 No draw lies nearer than MARGIN to a boundary: the rounding of exp() cannot change a pick.
 """
 
@@ -36,6 +36,7 @@ from wand_export.host.text import Frontend
 from wand_export.layout import Layout, kv_bytes
 from wand_export.spec.codec import AudioFile
 from wand_export.spec.manifest import Manifest
+from wand_export.spec.plan import Plan
 from wand_export.spec.recipe import Sampler as Settings
 from wand_export.spec.recipe import Stop
 from wand_export.spec.schema import shipped
@@ -330,6 +331,7 @@ def vectors() -> dict[str, str]:
         "wav.json": compact(wav_vectors()),
         "hostile.json": compact(hostile_vectors()),
         "audio.schema.json": json.dumps(AudioFile.model_json_schema(), indent=2) + "\n",
+        "plan.schema.json": json.dumps(Plan.model_json_schema(), indent=2) + "\n",
         "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
     }
 
