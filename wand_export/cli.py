@@ -247,6 +247,7 @@ def bench(
         "wand speak bundle 'Hello there.' -o hello.wav",
         "wand speak bundle --file chapter.txt -o chapter.wav --target onnx-int4",
         "echo 'Hello there.' | wand speak bundle --file - -o - | aplay",
+        "wand speak bundle --file chapter.txt --plan --json",
     ),
 )
 def speak(
@@ -289,6 +290,10 @@ def speak(
     skip_unsayable: Annotated[
         bool, typer.Option("--skip-unsayable", help="Leave out what the voice cannot say, and report it.")
     ] = False,
+    plan: Annotated[
+        bool,
+        typer.Option("--plan", help="Only tell the sentences, their ids and what would be refused; open no model."),
+    ] = False,
     rate: Annotated[float, typer.Option(min=0.5, max=3.0, metavar="R", help="Speed, 0.5 to 3; the pitch stays.")] = 1.0,
     threads: Threads = None,
     as_json: Json = False,
@@ -298,6 +303,12 @@ def speak(
     if (text is None) == (file is None):
         raise InputError("wand speak", "give TEXT or --file, one of them", "see wand speak --help")
     words = text if file is None else read_text(file)
+    if plan:
+        if (output, tokens_out, hidden_out) != (None, None, None):
+            raise InputError("--plan", "it writes no file", "leave -o, --tokens-out and --hidden-out out")
+        from wand_export.commands.plan import plan as planned
+
+        return _print("plan", _call(planned, bundle, words, voice=voice, skip_unsayable=skip_unsayable), as_json)
     if output is None and tokens_out is None and hidden_out is None:
         output = Path("out.wav")
     streamed = output == Path("-")

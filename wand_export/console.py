@@ -167,7 +167,11 @@ def _verify(result: dict[str, Any]) -> list["Table"]:
             _number((row.get("audio") or {}).get("log_mel_db")),
             _PASSED[row.get("passed")],
         )
-    return [table, *_not_run(result)]
+    return [table, *_texts(result.get("text") or {}), *_not_run(result)]
+
+
+def _texts(text: dict[str, Any]) -> list["Table"]:
+    return [_pairs({"text read otherwise": failed}) for failed in text.get("failed", [])]
 
 
 def _not_run(result: dict[str, Any]) -> list["Table"]:

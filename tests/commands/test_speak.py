@@ -1,15 +1,22 @@
 """wand speak's outputs: what is refused before the work, what a stream gets, and what never is overwritten."""
 
 import io
+import json
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from wand_export.cli import main
+from wand_export.commands.plan import plan
 from wand_export.commands.speak import speak
 from wand_export.errors import InputError
-from wand_export.host.bundle import load_bundle
+from wand_export.host.bundle import Bundle, load_bundle
+from wand_export.host.voices import Voice
+from wand_export.spec.recipe import PrefixPart
+from wand_export.spec.voice import VoiceFile
 
 TEXT = "A cab."
 
@@ -62,3 +69,56 @@ def test_a_text_that_is_no_string(tmp_path: Path, text: Any) -> None:
 def test_a_seed_that_is_no_whole_number(tmp_path: Path, seed: Any) -> None:
     with pytest.raises(InputError, match="seed"):
         speak(tmp_path, TEXT, tmp_path / "a.wav", seed=seed)
+
+
+@pytest.fixture
+def no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: Any) -> None:
+        raise AssertionError("a model was opened")
+
+    monkeypatch.setattr(Bundle, "open", refuse)
+    monkeypatch.setattr(Bundle, "open_audio", refuse)
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_plan_opens_no_model_and_is_no_failure(exported: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["speak", str(exported), "A cab. Bad \u4f60.", "--plan", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert list(told) == ["schema", "sentences", "refused"] and told["schema"] == 1
+    (sentence,) = told["sentences"]
+    assert sentence["text"] == "A cab." and list(sentence["ids"]) == ["text"]
+    assert sentence["prefix_len"] == len(sentence["ids"]["text"]) + 1
+    assert told["refused"] == [{"text": "\u4f60", "reason": "cannot say '\u4f60' (line 1, column 12)"}]
+    assert main(["speak", str(exported), "A cab. Bad \u4f60.", "--plan"]) == 0
+    shown = capsys.readouterr().out
+    assert "A cab." in shown and "cannot say" in shown
+
+
+@pytest.mark.usefixtures("no_model")
+def test_a_plan_of_what_is_wholly_refused_or_left_out(exported: Path) -> None:
+    assert plan(exported, "\u4f60\ud800")["sentences"] == []
+    assert [one["text"] for one in plan(exported, "\u4f60\ud800")["refused"]] == ["\u4f60", "?"]
+    left = plan(exported, "A cab\u4f60.", skip_unsayable=True)
+    assert left == plan(exported, "A cab.") and left["refused"] == []
+    assert plan(exported, "")["refused"] == [{"text": "", "reason": "nothing to say"}]
+    with pytest.raises(InputError, match="no voice 'nova'"):
+        plan(exported, TEXT, voice="nova")
+
+
+def test_a_plan_writes_nothing(exported: Path, tmp_path: Path) -> None:
+    assert main(["speak", str(exported), TEXT, "--plan", "-o", str(tmp_path / "a.wav")]) == 2
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_plan_in_a_voice_counts_its_prompt(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened = load_bundle(exported)
+    part = PrefixPart(table="speech", input="prompt_tokens")
+    prompted = opened.manifest.model_copy(update={"prefix": [*opened.manifest.prefix, part]})
+    monkeypatch.setattr("wand_export.commands.plan.load_bundle", lambda path: Bundle(exported, prompted))
+    alone = plan(exported, TEXT)["sentences"][0]
+    voice = Voice("v", VoiceFile(schema_version=1, prompt_tokens=[4, 5]), {})
+    monkeypatch.setattr("wand_export.commands.plan.open_voice", lambda bundle, name: voice)
+    (spoken,) = plan(exported, TEXT, voice="v")["sentences"]
+    assert spoken["ids"] == alone["ids"] | {"prompt_tokens": [4, 5]}
+    assert spoken["prefix_len"] == alone["prefix_len"] + 2

@@ -1,4 +1,4 @@
-"""wand verify and bench where a runtime is not installed."""
+"""wand verify of golden texts, and wand verify and bench where a runtime is not installed."""
 
 import hashlib
 import json
@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+from wand_export.cli import main
 
 WITHOUT = """
 import sys
@@ -23,11 +25,30 @@ def hand_over(bundle: Path, targets: list[str]) -> None:
     document = json.loads(file.read_text(encoding="utf-8"))
     for target in targets:
         document["artifacts"][target] |= {"runtime": "executorch", "audio_decoder": None}
+    rewrite(file, json.dumps(document))
+
+
+def rewrite(file: Path, text: str) -> None:
+    """Another text for a file of a bundle, with the right checksum."""
     before = hashlib.sha256(file.read_bytes()).hexdigest()
-    file.write_text(json.dumps(document), encoding="utf-8")
-    sums = bundle / "SHA256SUMS"
+    file.write_text(text, encoding="utf-8")
+    sums = file.parent / "SHA256SUMS"
     after = hashlib.sha256(file.read_bytes()).hexdigest()
     sums.write_text(sums.read_text().replace(before, after))
+
+
+def test_a_text_that_is_read_otherwise_fails(bundle: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each artifact passes, and the bundle does not."""
+    assert main(["verify", str(bundle), "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["text"] == {"texts": 5, "failed": [], "passed": True}
+    file = bundle / "selftest.json"
+    rewrite(file, file.read_text(encoding="utf-8").replace("on the mat", "on the bat"))
+    assert main(["verify", str(bundle), "--json"]) == 1
+    told = json.loads(capsys.readouterr().out)
+    assert not told["ok"] and all(artifact["passed"] for artifact in told["artifacts"])
+    assert told["text"] == {"texts": 5, "failed": ["The cat sat on the bat, didn't it? It did."], "passed": False}
+    assert main(["verify", str(bundle)]) == 1
+    assert "text read otherwise" in capsys.readouterr().out
 
 
 def wand(*words: object) -> subprocess.CompletedProcess[str]:

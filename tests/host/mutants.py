@@ -34,7 +34,7 @@ from typing import Any
 
 from wand_export.errors import InputError
 from wand_export.host.bundle import CHECKSUMS, MANIFEST, Bundle, load_bundle
-from wand_export.host.selftest import run_audio_selftest, run_selftest
+from wand_export.host.selftest import run_audio_selftest, run_selftest, run_text_selftest
 from wand_export.host.speech import Speaker, tokens
 from wand_export.host.voices import Voice, open_voice
 
@@ -271,6 +271,7 @@ def use(folder: Path, sentence: str, targets: int | None = None) -> None:
         run_audio_selftest(bundle, target)
         if artifact.twin is not None:
             bundle.open_twin(target, threads=1).close()
+    run_text_selftest(bundle)
 
 
 def speak(bundle: Bundle, speaker: Speaker, sentence: str) -> None:

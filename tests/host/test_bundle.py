@@ -9,7 +9,9 @@ import pytest
 
 from wand_export.errors import BundleError, InputError
 from wand_export.host.bundle import CHECKSUMS, MANIFEST, load_bundle
-from wand_export.host.selftest import run_selftest
+from wand_export.host.selftest import TextOutcome, golden_text, load_selftest, run_selftest, run_text_selftest
+from wand_export.host.sentences import Unsayable, located
+from wand_export.host.text import Frontend
 
 
 def reseal(folder: Path, **changes: object) -> None:
@@ -137,6 +139,34 @@ def test_selftest_passes_and_notices(exported: Path) -> None:
             assert run_selftest(bundle, target, session).passed
     with bundle.open("onnx-int4", threads=1) as session:  # the wrong weights for fp32's tolerance
         assert not run_selftest(bundle, "onnx-fp32", session).passed
+
+
+def test_golden_texts_are_read_by_the_bundles_own_tables(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    bundle = load_bundle(exported)
+    texts = load_selftest(bundle).texts
+    assert len(texts) == 5 and all(golden.sentences for golden in texts)
+    assert any(all(golden.ids) for golden in texts) and any("\x07" in golden.unsayable for golden in texts)
+    assert run_text_selftest(bundle) == TextOutcome(5, [], True)
+    monkeypatch.setattr(Frontend, "ids", lambda self, text: [1])
+    changed = run_text_selftest(bundle)
+    assert changed is not None and not changed.passed and changed.failed == [golden.text for golden in texts]
+
+
+def test_a_golden_text_says_what_is_refused() -> None:
+    class Encoder:
+        def unsayable(self, text: str) -> list[Unsayable]:
+            return located(text, [(i, i + 1) for i, character in enumerate(text) if character == "?"])
+
+        def sentences(self, text: str) -> list[str]:
+            return text.split()
+
+        def ids(self, text: str) -> list[int]:
+            if text == "b":
+                raise ValueError("cannot say it")
+            return [len(text)]
+
+    golden = golden_text(Encoder(), "a?a? b")
+    assert (golden.unsayable, golden.sentences, golden.ids) == (["?", "?"], ["aa", "b"], [[2], []])
 
 
 def test_files_behind_links_are_read_as_the_hub_caches_them(

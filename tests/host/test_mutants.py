@@ -201,6 +201,10 @@ def test_a_harmless_change_still_speaks(attack: Attack, exported: Path, path: st
         ("audio.expected.1.0", 10**6, "lies beyond the samples"),
         ("audio.tolerance", {}, "audio.tolerance: has none for onnx-fp32"),
         ("audio.seed", 2**60, "audio.seed"),
+        ("texts.0.text", "", "texts.0.text"),
+        ("texts.0.text", "a" * 5000, "texts.0.text"),
+        ("texts.0.ids", [], "texts.0: ids: are of 0 sentences"),
+        ("texts.0.ids.0.0", -1, "texts.0.ids.0.0"),
     ],
 )
 def test_a_selftest_that_lies_is_refused_by_name(

@@ -9,7 +9,7 @@ import pytest
 from wand_export.commands.speak import speak
 from wand_export.errors import BundleError, InputError, WandError
 from wand_export.host.session import StepOutput
-from wand_export.host.speech import Speaker, tokens
+from wand_export.host.speech import Planner, Refusal, Speaker, tokens
 from wand_export.host.voices import Voice
 from wand_export.spec.recipe import Sampler as Settings
 from wand_export.spec.voice import VoiceFile
@@ -223,7 +223,7 @@ def test_what_cannot_be_said_is_named(make_bundle, make_session) -> None:
         raise ValueError("cannot say it")
 
     encoder = {"sentences": lambda self, text: [text], "ids": staticmethod(refuse), "unsayable": lambda self, text: []}
-    speaker.text = type("Refusing", (), encoder)()
+    speaker.planner.text = type("Refusing", (), encoder)()
     with pytest.raises(InputError, match="'Ab': cannot say it"):
         speaker.plan("Ab")
 
@@ -232,6 +232,38 @@ def test_what_cannot_be_said_is_refused_with_its_place_and_the_option(make_bundl
     speaker = Speaker(make_bundle(), make_session(make_bundle().manifest), None)
     with pytest.raises(InputError, match=r"cannot say '\\x00' \(line 2, column 3\).*--skip-unsayable"):
         speaker.plan("Ab.\nC \x00 \x01")
+
+
+def test_a_preview_is_what_is_planned(make_bundle) -> None:
+    planner = Planner(make_bundle())
+    planned, refused = planner.preview("Short. A sentence too long.")
+    assert [(one.text, one.prefix_len) for one in planned] == [("Short.", 7), ("A sentence", 11), ("too long.", 10)]
+    assert [one.inputs for one in planned] == planner.plan("Short. A sentence too long.") and refused == []
+
+
+@pytest.mark.parametrize(
+    ("text", "sayable", "refused"),
+    [
+        ("Ab. C\x00d.\nEf \x01", ["Ab."], [("\x00", 1, 6), ("\x01", 2, 4)]),
+        ("\ud800", [], [("\ud800", 1, 1)]),
+    ],
+)
+def test_a_preview_names_every_refusal_and_plans_the_rest(make_bundle, text, sayable, refused) -> None:
+    planned, found = Planner(make_bundle()).preview(text)
+    assert [one.text for one in planned] == sayable
+    assert [one.text for one in found] == [characters for characters, _, _ in refused]
+    for one, (_, line, column) in zip(found, refused, strict=True):
+        assert one.reason.startswith("cannot say ") and f"(line {line}, column {column})" in one.reason
+
+
+def test_a_preview_refuses_what_does_not_fit_whole_and_what_says_nothing(make_bundle) -> None:
+    prompt = {"table": "speech", "input": "prompt_tokens"}
+    bundle = make_bundle(prefix=[*make_bundle().manifest.model_dump()["prefix"], prompt])
+    voice = Voice("v", VoiceFile(schema_version=1, prompt_tokens=[1] * 11), {})
+    planned, refused = Planner(bundle, voice).preview("Ab. C.")
+    assert planned == [] and [one.text for one in refused] == ["Ab.", "C."]
+    assert all(one.reason.startswith("a prefix of 13 tokens (12 fit") for one in refused)
+    assert Planner(make_bundle()).preview(" \n ") == ([], [Refusal(" \n ", "nothing to say")])
 
 
 @pytest.fixture

@@ -16,6 +16,7 @@ from wand_export.distill.curriculum import Stage, attention_bias
 from wand_export.graph.checkpoint import Checkpoint, open_checkpoint
 from wand_export.graph.steps import ScatterStep
 from wand_export.host.bundle import load_bundle
+from wand_export.host.selftest import run_text_selftest
 from wand_export.layout import Layout
 
 CLOSE = 2e-4
@@ -167,7 +168,9 @@ def test_export_through_the_command_line(
     parity = manifest.artifacts["onnx-fp32"].parity
     assert parity is not None and parity.passed and parity.greedy_equal and (parity.psnr_db or 999) > 90
     assert all(part.literal is None for part in manifest.prefix)
-    golden = json.loads((out / "selftest.json").read_text())["requests"][0]["prefix"]
+    test = json.loads((out / "selftest.json").read_text(encoding="utf-8"))
+    assert len(test["texts"]) == 5 and run_text_selftest(bundle).passed  # type: ignore[union-attr]
+    golden = test["requests"][0]["prefix"]
     assert [stretch["table"] for stretch in golden] == [table for table, _ in EXPECTED_PREFIX[family]]
     for stretch, (_, ids) in zip(golden, EXPECTED_PREFIX[family], strict=True):
         assert ids is None or stretch["ids"] == ids
@@ -181,7 +184,9 @@ def test_random_weights_of_true_width(tmp_path: Path) -> None:
         ["export", "--recipe", "index_tts", "--random-weights", "--layers", "1", "--target", "onnx-int4",
          "-o", str(tmp_path / "out"), "--window", "8", "--json"]
     ) == 0  # fmt: skip
-    manifest = load_bundle(tmp_path / "out").manifest
+    bundle = load_bundle(tmp_path / "out")
+    manifest = bundle.manifest
+    assert run_text_selftest(bundle) is None, "there is no tokenizer to read with"
     assert (manifest.model.hidden, manifest.model.layers, manifest.source.random_weights) == (1280, 1, True)
     assert manifest.model.max_position == 608 and manifest.skipped_positions == 0
 

@@ -9,7 +9,13 @@ text.json       tables of small tokenizers and what they make of texts: see text
 sentences.json  texts and their sentences; sentences in parts of so many words, and in about so many parts; figures in
                 the example voice's words, spaces squeezed
 stretch.json    speech at other speeds: samples x 32768, to be met within `tolerance` of them
-manifest.schema.json, audio.schema.json (audio.json, which wand audio writes)
+prompt.json     changes of a small manifest, and the stretches that its prefix makes of requests, or why it refuses them
+audio.json      utterances: token ids (and vectors) in, each call of a graph as [name, inputs, outputs] (a value is
+                [type, shape, numbers]: hold the inputs to yours, and answer with the outputs), and the samples that
+                each token completed, those of the end last
+wav.json        samples, and the bytes in hexadecimal of their file and of their stream
+hostile.json    manifests, checksums and tables that lie, one explained lie each: see hostile_vectors.py
+manifest.schema.json, audio.schema.json (audio.json, which wand audio writes), plan.schema.json (wand speak --plan)
 No draw lies nearer than MARGIN to a boundary: the rounding of exp() cannot change a pick.
 """
 
@@ -19,6 +25,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from host_vectors import audio_vectors, prompt_vectors, wav_vectors
+from hostile_vectors import hostile_vectors
 from text_vectors import text_vectors
 
 from wand_export.host.sampling import Sampler, SplitMix64, StopRule, TextOrder, noise, normal
@@ -28,6 +36,7 @@ from wand_export.host.text import Frontend
 from wand_export.layout import Layout, kv_bytes
 from wand_export.spec.codec import AudioFile
 from wand_export.spec.manifest import Manifest
+from wand_export.spec.plan import Plan
 from wand_export.spec.recipe import Sampler as Settings
 from wand_export.spec.recipe import Stop
 from wand_export.spec.schema import shipped
@@ -317,7 +326,12 @@ def vectors() -> dict[str, str]:
         "text.json": compact(text_vectors()),
         "sentences.json": compact(sentences_vectors()),
         "stretch.json": compact(stretch_vectors()),
+        "prompt.json": compact(prompt_vectors()),
+        "audio.json": compact(audio_vectors()),
+        "wav.json": compact(wav_vectors()),
+        "hostile.json": compact(hostile_vectors()),
         "audio.schema.json": json.dumps(AudioFile.model_json_schema(), indent=2) + "\n",
+        "plan.schema.json": json.dumps(Plan.model_json_schema(), indent=2) + "\n",
         "manifest.schema.json": json.dumps(Manifest.model_json_schema(), indent=2) + "\n",
     }
 

@@ -41,10 +41,7 @@ from wand_export.host.bundle import (
     to_json,
 )
 from wand_export.host.output import alone, folder_to_write, whole
-from wand_export.host.prompt import (
-    load_text,
-    stretches,
-)
+from wand_export.host.prompt import TextEncoder, load_text, stretches
 from wand_export.report import write_report
 from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import (
@@ -246,13 +243,14 @@ def _verify(
     bundle = Bundle(folder, manifest)
     report("asking the reference")
     steps = manifest.kv_cache.window + BEYOND_WRAP
-    expectation = ladder.expect(bundle, source, sample_prefix(bundle, speakable), steps)
+    encoder = load_text(bundle) if speakable else None
+    expectation = ladder.expect(bundle, source, sample_prefix(bundle, encoder), steps)
     parities: dict[str, Parity] = {}
     for target in targets:
         report(f"{target.name}: comparing with the reference")
         parities[target.name] = ladder.hold(bundle, source, expectation, target.name)
     exact = {target.name: target.parity.greedy_equal for target in targets}
-    test = ladder.selftest_of(expectation, parities, exact.__getitem__, min(SELFTEST_STEPS, steps))
+    test = ladder.selftest_of(expectation, parities, exact.__getitem__, min(SELFTEST_STEPS, steps), encoder)
     (folder / SELFTEST_FILE).write_text(test.model_dump_json() + "\n", encoding="utf-8")
     artifacts = {
         name: artifact.model_copy(update={"parity": parities[name]}) for name, artifact in manifest.artifacts.items()
@@ -260,13 +258,13 @@ def _verify(
     return manifest.model_copy(update={"artifacts": artifacts})
 
 
-def sample_prefix(bundle: Bundle, speakable: bool) -> list[Stretch]:
+def sample_prefix(bundle: Bundle, encoder: TextEncoder | None) -> list[Stretch]:
     """The prefix that parity is measured on: the recipe's sample sentence, or seeded ids where no text can be read.
 
     Inputs that the prefix requires of a voice are seeded ids; latents, which are no ids, are left out.
     """
     manifest = bundle.manifest
-    inputs = sample_inputs(manifest, load_text(bundle) if speakable else None)
+    inputs = sample_inputs(manifest, encoder)
     manifest = manifest.model_copy(update={"prefix": [part for part in manifest.prefix if part.table is not None]})
     return [Stretch(table=table, ids=list(ids)) for table, ids in stretches(manifest, inputs)]
 

@@ -107,7 +107,7 @@ def speak(
         session = stack.enter_context(opened.open(name, threads))
         speaker = Speaker(opened, session, opened.open_audio(name, threads) if wav else None, preset)
         start = perf_counter()
-        skipped = speaker.text.unsayable(text) if skip_unsayable else []
+        skipped = speaker.planner.text.unsayable(text) if skip_unsayable else []
         plan = speaker.plan(without(text, skipped))
         text_tokens = [len(inputs["text"]) for inputs in plan]
         for piece in speaker.speak(plan, seed, settings, rate):
@@ -162,11 +162,14 @@ def sampler_with(settings: Sampler, **given: float | None) -> Sampler:
         raise InputError(option, str(first["input"]), first["msg"].removeprefix("Value error, ")) from error
 
 
+def shown(text: str) -> str:
+    """The text with question marks for lone surrogates, which are nothing that JSON could carry on."""
+    return text.encode("utf-8", "replace").decode("utf-8")
+
+
 def _shown(stretch: Unsayable) -> dict[str, Any]:
     alone = f"U+{ord(stretch.characters):04X}" if len(stretch.characters) == 1 else None
-    # A lone surrogate is no text that JSON could carry on.
-    shown = stretch.characters.encode("utf-8", "replace").decode("utf-8")
-    return {"character": shown, "code_point": alone, "line": stretch.line, "column": stretch.column}
+    return {"character": shown(stretch.characters), "code_point": alone, "line": stretch.line, "column": stretch.column}
 
 
 def _save(file: Path, array: npt.NDArray[Any]) -> None:

@@ -1,13 +1,14 @@
 """wand verify: a bundle's self-test, or the whole parity ladder against its checkpoint."""
 
 from collections.abc import Callable, Container
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 from wand_export.errors import InputError
 from wand_export.failures import not_installed
 from wand_export.host.bundle import Bundle, load_bundle
-from wand_export.host.selftest import load_selftest, run_audio_selftest, run_selftest
+from wand_export.host.selftest import load_selftest, run_audio_selftest, run_selftest, run_text_selftest
 from wand_export.spec.manifest import Artifact
 
 WINDOWS = 4
@@ -24,8 +25,10 @@ def verify(
 
     Without a checkpoint: the golden requests of selftest.json, with the figures that only the reference can give
     left null. With it: the reference, then the static decoder, then each artifact over 4 W greedy steps. Returns the
-    document of `wand verify --json`; "ok" is False if anything failed. A target whose runtime is not installed is not
-    run, and "not_run" says so. Raises BundleError, CheckpointError, and InputError if none of them can run.
+    document of `wand verify --json`; "ok" is False if anything failed. "text" tells of the golden texts, which all
+    targets share: how many "texts" there are, those that "failed", and whether all "passed"; null where the bundle has
+    none. A target whose runtime is not installed is not run, and "not_run" says so. Raises BundleError,
+    CheckpointError, and InputError if none of them can run.
     """
     report("checking the hashes")
     opened = load_bundle(bundle)
@@ -33,6 +36,8 @@ def verify(
     if len(absent) == len(opened.targets):
         target, why = next(iter(absent.items()))
         raise InputError(bundle, "none of its targets can run here", f"{target}: {why}")
+    report("reading the golden texts")
+    text = run_text_selftest(opened)
     if checkpoint is None:
         results = _selftest(opened, absent, report)
     else:
@@ -40,7 +45,13 @@ def verify(
     rungs = [result["passed"] for result in results["artifacts"]]
     decoder = results.get("decoder")
     ok = all(passed is not False for passed in rungs) and (decoder is None or decoder["passed"])
-    return {"schema": 1, "ok": ok, **results, "not_run": [f"{target}: {why}" for target, why in absent.items()]}
+    return {
+        "schema": 1,
+        "ok": ok and (text is None or text.passed),
+        **results,
+        "text": text and asdict(text),
+        "not_run": [f"{target}: {why}" for target, why in absent.items()],
+    }
 
 
 def absent_runtime(bundle: Bundle, target: str) -> str | None:

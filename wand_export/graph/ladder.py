@@ -16,10 +16,12 @@ from wand_export.graph.reference import Reference
 from wand_export.graph.steps import ScatterStep
 from wand_export.graph.vocoder import Vocoder, describe, load_vocoder
 from wand_export.host.bundle import Bundle
+from wand_export.host.prompt import TextEncoder
 from wand_export.host.selftest import (
     Comparison,
     compare,
     forced_rows,
+    golden_text,
     play,
     play_audio,
     play_late,
@@ -39,6 +41,14 @@ _LATE_STEPS = 1024
 out where that takes more steps than this."""
 _TOP = 8
 _SAMPLES_APART = 101
+GOLDEN_TEXTS = (
+    "The cat sat on the mat, didn't it? It did.",
+    "“Stop!” said Dr. Smith at 5 p.m. in the U.S. \"Why?\" asked Mrs. Jones ... 'So.'",
+    "On 3/4/2024 he paid $1,250.50 for 2.5 kg: 3rd, 1990s, 10%, v2.0.",
+    "  Two  words\tand\u00a0one\r\n\u3000line\u2028ends\u200b  ",
+    "Ça va ? Привет! 你好。 👩\u200d👧 e\u0301 \x07",
+)
+"""Ordinary words; quotes and abbreviations; figures; odd spaces; other scripts, an emoji, and what no voice can say."""
 FLOAT32_PSNR_DB = 70.0
 """What a float32 rung must reach against the reference."""
 
@@ -269,9 +279,13 @@ def heard(
 
 
 def selftest_of(
-    expectation: Expectation, parities: dict[str, Parity], exact: Callable[[str], bool], steps: int
+    expectation: Expectation,
+    parities: dict[str, Parity],
+    exact: Callable[[str], bool],
+    steps: int,
+    encoder: TextEncoder | None,
 ) -> SelfTest:
-    """Golden requests for the bundle's own self-test: the first `steps` tokens of the expectation.
+    """Golden requests for the bundle's own self-test: the first `steps` tokens of the expectation, and golden texts.
 
     A target's tolerance is half again what was measured here, since other processors sum in other orders; four times
     that of an interpreted one, whose device may accumulate in float16.
@@ -298,4 +312,5 @@ def selftest_of(
             expected=[(i, round(float(x), 6)) for i, x in list(enumerate(expectation.audio.samples))[::_SAMPLES_APART]],
             tolerance={n: tolerance(p.audio.how, p.audio.max_abs_difference) for n, p in parities.items() if p.audio},
         ),
+        texts=[] if encoder is None else [golden_text(encoder, text) for text in GOLDEN_TEXTS],
     )

@@ -9,11 +9,12 @@ import numpy.typing as npt
 from wand_export.errors import BundleError
 from wand_export.host.audio import AudioStream
 from wand_export.host.bundle import Bundle
-from wand_export.host.prompt import first_position, rows_of
+from wand_export.host.prompt import TextEncoder, first_position, load_text, rows_of
+from wand_export.host.sentences import without
 from wand_export.host.session import AudioSession, Floats, Session
 from wand_export.spec.document import read_document
 from wand_export.spec.manifest import Audio, AudioParity, Manifest
-from wand_export.spec.selftest import SELFTEST_FILE, GoldenAudio, SelfTest, Stretch
+from wand_export.spec.selftest import SELFTEST_FILE, GoldenAudio, GoldenText, SelfTest, Stretch
 
 _AGAIN = "export the bundle again"
 TIE = 1e-4
@@ -122,6 +123,15 @@ class Outcome:
     passed: bool
 
 
+@dataclass(frozen=True)
+class TextOutcome:
+    """A self-test of the text encoder, which every target shares: how many texts it read, and those read otherwise."""
+
+    texts: int
+    failed: list[str]
+    passed: bool
+
+
 def load_selftest(bundle: Bundle) -> SelfTest:
     """The golden requests of a bundle, which fit its manifest. Raises BundleError."""
     file = bundle.path / SELFTEST_FILE
@@ -206,3 +216,32 @@ def run_audio_selftest(bundle: Bundle, target: str) -> AudioParity | None:
         max_abs_difference=largest,
         passed=largest <= golden.tolerance[target],
     )
+
+
+def golden_text(encoder: TextEncoder, text: str) -> GoldenText:
+    """What an encoder makes of a text."""
+    odd = encoder.unsayable(text)
+    found = encoder.sentences(without(text, odd))
+    return GoldenText(
+        text=text,
+        unsayable=[stretch.characters for stretch in odd],
+        sentences=found,
+        ids=[_ids(encoder, sentence) for sentence in found],
+    )
+
+
+def _ids(encoder: TextEncoder, sentence: str) -> list[int]:
+    try:
+        return encoder.ids(sentence)
+    except ValueError:  # it cannot be said
+        return []
+
+
+def run_text_selftest(bundle: Bundle) -> TextOutcome | None:
+    """Read every golden text with the bundle's text encoder; None where there are none to read."""
+    texts = load_selftest(bundle).texts
+    if not texts:
+        return None
+    encoder = load_text(bundle)
+    failed = [golden.text for golden in texts if golden_text(encoder, golden.text) != golden]
+    return TextOutcome(len(texts), failed, passed=not failed)

@@ -75,6 +75,84 @@ class Piece:
     audio_seconds: float
 
 
+@dataclass(frozen=True)
+class Planned:
+    """A sentence, or a part of one, that fits the prefix: its text, its inputs, and the prefix's length in tokens."""
+
+    text: str
+    inputs: Inputs
+    prefix_len: int
+
+
+@dataclass(frozen=True)
+class Refusal:
+    """What of a text would not be spoken, and why."""
+
+    text: str
+    reason: str
+
+
+class Planner:
+    """Cuts texts into what one utterance each can say, with the text tables alone: no model is opened."""
+
+    def __init__(self, bundle: Bundle, voice: Voice | None = None) -> None:
+        self.manifest, self.voice = bundle.manifest, voice
+        self.text = load_text(bundle)
+
+    def plan(self, text: str) -> list[Inputs]:
+        """The inputs of each sentence, or of its parts where it does not fit the prefix as a whole.
+
+        Raises InputError naming what cannot be said and its place, before anything is spoken.
+        """
+        if odd := self.text.unsayable(text):
+            raise InputError("text", f"cannot say {odd[0]}", "change the text, or leave it out with --skip-unsayable")
+        planned = [part.inputs for sentence in self.text.sentences(text) for part in self._fitting(sentence)]
+        if not planned:
+            raise InputError("text", "nothing to say", "give some text")
+        return planned
+
+    def preview(self, text: str) -> tuple[list[Planned], list[Refusal]]:
+        """What plan() would give for the sentences that can be said, and all for which it would refuse the text.
+
+        What cannot be said comes first, with its place; then the sentences that do not fit, whole.
+        """
+        refused = [Refusal(odd.characters, f"cannot say {odd}") for odd in self.text.unsayable(text)]
+        planned: list[Planned] = []
+        for sentence in self.text.sentences(text):
+            if self.text.unsayable(sentence):
+                continue
+            try:
+                planned += list(self._fitting(sentence))
+            except InputError as error:
+                refused.append(Refusal(sentence, f"{error.value} ({error.fix})"))
+        if not planned and not refused:
+            refused.append(Refusal(text, "nothing to say"))
+        return planned, refused
+
+    def _fitting(self, sentence: str) -> Iterator[Planned]:
+        """The parts of a sentence, each of which fits the prefix."""
+        waiting = [sentence]
+        while waiting:
+            part = waiting.pop()
+            shown = part if len(part) <= 60 else part[:57] + "..."
+            try:
+                inputs = (
+                    self.voice.inputs(self.manifest, self.text, part) if self.voice else {"text": self.text.ids(part)}
+                )
+                prefix = stretches(self.manifest, inputs)
+            except PrefixOverflow as error:
+                if len(part) == 1:
+                    raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
+                shorter = [one for piece in parts(part, error.parts) for one in self.text.sentences(piece)]
+                waiting += reversed(shorter)
+            except InputError as error:
+                raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
+            except ValueError as error:
+                raise InputError(f"sentence {shown!r}", str(error), "change the text") from error
+            else:
+                yield Planned(part, inputs, sum(len(rows) for _, rows in prefix))
+
+
 class Speaker:
     """Speaks texts over one session, in constant memory; without an audio session it makes tokens only."""
 
@@ -86,44 +164,11 @@ class Speaker:
         voice: Voice | None = None,
     ) -> None:
         self.bundle, self.session, self.audio, self.voice = bundle, session, audio, voice
-        self.text = load_text(bundle)
+        self.planner = Planner(bundle, voice)
 
     def plan(self, text: str) -> list[Inputs]:
-        """The inputs of each sentence, or of its parts where it does not fit the prefix as a whole.
-
-        Raises InputError naming what cannot be said and its place, before anything is spoken.
-        """
-        if odd := self.text.unsayable(text):
-            raise InputError("text", f"cannot say {odd[0]}", "change the text, or leave it out with --skip-unsayable")
-        planned = [inputs for sentence in self.text.sentences(text) for inputs in self._fitting(sentence)]
-        if not planned:
-            raise InputError("text", "nothing to say", "give some text")
-        return planned
-
-    def _fitting(self, sentence: str) -> Iterator[Inputs]:
-        """The inputs of the parts of a sentence, each of which fits the prefix."""
-        waiting = [sentence]
-        while waiting:
-            part = waiting.pop()
-            shown = part if len(part) <= 60 else part[:57] + "..."
-            try:
-                inputs = (
-                    self.voice.inputs(self.bundle.manifest, self.text, part)
-                    if self.voice
-                    else {"text": self.text.ids(part)}
-                )
-                stretches(self.bundle.manifest, inputs)
-            except PrefixOverflow as error:
-                if len(part) == 1:
-                    raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
-                shorter = [one for piece in parts(part, error.parts) for one in self.text.sentences(piece)]
-                waiting += reversed(shorter)
-            except InputError as error:
-                raise InputError(f"sentence {shown!r}", error.value, error.fix) from error
-            except ValueError as error:
-                raise InputError(f"sentence {shown!r}", str(error), "change the text") from error
-            else:
-                yield inputs
+        """As Planner.plan(), in its voice."""
+        return self.planner.plan(text)
 
     def speak(
         self, plan: list[Inputs], seed: int, settings: Settings | None = None, rate: float = 1.0

@@ -1,6 +1,6 @@
 """selftest.json: golden requests that every session of a bundle must reproduce."""
 
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -9,7 +9,7 @@ from wand_export.spec.schema import Schema
 
 SELFTEST_FILE = "selftest.json"
 _MOST = 2**12
-"""A self-test takes seconds: the most tokens of a request, and codes of the utterance."""
+"""A self-test takes seconds: the most tokens of a request, codes of the utterance, and characters of a text."""
 
 
 class Stretch(Schema):
@@ -56,11 +56,33 @@ class GoldenAudio(Schema):
         return self
 
 
+class GoldenText(Schema):
+    """What the text encoder makes of a text: what it cannot say, and the sentences of the rest with their token ids.
+
+    A sentence that is refused all the same has no ids.
+    """
+
+    text: str = Field(min_length=1, max_length=_MOST)
+    unsayable: list[str] = Field(max_length=_MOST)
+    sentences: list[str] = Field(max_length=_MOST)
+    ids: list[Annotated[list[Count], Field(max_length=2**16)]] = Field(max_length=_MOST)
+
+    @model_validator(mode="after")
+    def _ids_for_each(self) -> Self:
+        if len(self.ids) != len(self.sentences):
+            raise ValueError(f"ids: are of {len(self.ids)} sentences, not {len(self.sentences)}")
+        return self
+
+
 class SelfTest(Schema):
-    """tolerance: per target, the largest |difference| that passes; exact: targets whose best row must be the same."""
+    """tolerance: per target, the largest |difference| that passes; exact: targets whose best row must be the same.
+
+    texts: none where the bundle reads no text.
+    """
 
     schema_version: Literal[1]
     requests: list[Golden] = Field(min_length=1, max_length=16)
     tolerance: dict[str, Real]
     exact: list[str]
     audio: GoldenAudio | None = None
+    texts: list[GoldenText] = Field(default=[], max_length=64)
