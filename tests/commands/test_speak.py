@@ -70,11 +70,15 @@ def said(bundle: Path, folder: Path, text: str, **own: Any) -> list[list[float]]
         ("A cab, dab.", {"replace": "dab\tcab\n"}, "A cab, cab."),
         ("One 犬. DAB", {"replace": "犬\tcab\ndab\tbad. Bad\ncab\tnever\n"}, "One cab. bad. Bad"),
         ("A zoo.", {"lexicon": "zoo\tkˈab\n"}, "A cab."),
-        ("A cab.", {"lexicon": "zoo\tdˈab\ncab\tbˈad\n", "replace": "A cab\tA zoo\n"}, "A xoo."),
+        (
+            "A cab. Cab, a cab. A bad cab, cab.",
+            {"lexicon": "zoo\tdˈab\ncab\tbˈad\n", "replace": "A cab\tA zoo\n"},
+            "A xoo. Cab, a xoo. A bad cab, cab.",
+        ),
     ],
 )
 def test_a_users_own_words(exported: Path, tmp_path: Path, text: str, own: dict[str, str], same: str) -> None:
-    plain = {"lexicon": "xoo\tdˈab\n"} if "xoo" in same else {}
+    plain = {"lexicon": "xoo\tdˈab\ncab\tbˈad\n"} if "xoo" in same else {}
     assert said(exported, tmp_path, text, **own) == said(exported, tmp_path, same, **plain)
     if "犬" not in text:
         assert said(exported, tmp_path, text) != said(exported, tmp_path, text, **own)
