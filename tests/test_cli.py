@@ -160,6 +160,7 @@ def test_json_refuses_what_json_has_not(verb: Verb, capsys: Any) -> None:
 def test_export_gets_every_option(verb: Verb) -> None:
     words = "export c -o out --target a --target b.toml --recipe r --window 32 --prefix 64 --with-twin --dry-run"
     more = "--allow-low-parity --voice v --voice w --audio-decoder d.onnx --audio e --code f --steps 4"
+    more += " --lexicon l.tsv --replace r.tsv"
     assert main([*words.split(), *more.split()]) == 0
     assert verb.args == (Path("c"), Path("out"), ["a", "b.toml"])
     assert callable(verb.options.pop("report"))
@@ -172,6 +173,8 @@ def test_export_gets_every_option(verb: Verb) -> None:
         "voices": [Path("v"), Path("w")],
         "audio_decoder": Path("d.onnx"),
         "audio": Asked(Path("e"), "f", 4),
+        "lexicon": Path("l.tsv"),
+        "replace": Path("r.tsv"),
         "with_twin": True,
         "dry_run": True,
         "allow_low_parity": True,
@@ -228,9 +231,10 @@ def test_a_byte_order_mark_is_no_part_of_a_text(verb: Verb, tmp_path: Path) -> N
 
 
 def test_sampling_and_what_cannot_be_said_are_options_of_speak(verb: Verb) -> None:
-    words = "--temperature 0.3 --top-k 5 --top-p 0.9 --repetition-penalty 1.2 --skip-unsayable"
+    words = "--temperature 0.3 --top-k 5 --top-p 0.9 --repetition-penalty 1.2 --skip-unsayable --lexicon l --replace r"
     assert main(["speak", "b", "Hello.", *words.split()]) == 0
     wanted = {"temperature": 0.3, "top_k": 5, "top_p": 0.9, "repetition_penalty": 1.2, "skip_unsayable": True}
+    wanted |= {"lexicon": Path("l"), "replace": Path("r")}
     assert wanted.items() <= verb.options.items()
 
 

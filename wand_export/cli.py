@@ -67,6 +67,16 @@ Steps = Annotated[
     int | None,
     typer.Option(min=1, metavar="N", help="Steps of a codec that takes some (cosyvoice2). Default: the family's own."),
 ]
+Lexicon = Annotated[
+    Path | None,
+    typer.Option(metavar="F.tsv", help="Your pronunciations: a word, a tab, its phonemes a line. Lexicon voices only."),
+]
+Replace = Annotated[
+    Path | None,
+    typer.Option(
+        metavar="F.tsv", help="Words to read otherwise: a word, a tab, what to say a line. See models/README.md."
+    ),
+]
 Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads. Default: the runtime's choice.")]
 
 
@@ -158,6 +168,8 @@ def export(
     ] = None,
     code: Code = None,
     steps: Steps = None,
+    lexicon: Lexicon = None,
+    replace: Replace = None,
     with_twin: Annotated[
         bool, typer.Option("--with-twin", help="Also write the decoder without its window, for wand bench (ONNX).")
     ] = False,
@@ -188,6 +200,8 @@ def export(
             voices=voice or (),
             audio_decoder=audio_decoder,
             audio=_asked(audio, code, steps),
+            lexicon=lexicon,
+            replace=replace,
             with_twin=with_twin,
             dry_run=dry_run,
             allow_low_parity=allow_low_parity,
@@ -246,6 +260,7 @@ def bench(
     epilog=examples(
         "wand speak bundle 'Hello there.' -o hello.wav",
         "wand speak bundle --file chapter.txt -o chapter.wav --target onnx-int4",
+        "wand speak bundle 'Ask Nguyen about SQL.' --replace my-words.tsv",
         "echo 'Hello there.' | wand speak bundle --file - -o - | aplay",
         "wand speak bundle --file chapter.txt --plan --json",
     ),
@@ -294,6 +309,8 @@ def speak(
         bool,
         typer.Option("--plan", help="Only tell the sentences, their ids and what would be refused; open no model."),
     ] = False,
+    lexicon: Lexicon = None,
+    replace: Replace = None,
     rate: Annotated[float, typer.Option(min=0.5, max=3.0, metavar="R", help="Speed, 0.5 to 3; the pitch stays.")] = 1.0,
     threads: Threads = None,
     as_json: Json = False,
@@ -308,7 +325,9 @@ def speak(
             raise InputError("--plan", "it writes no file", "leave -o, --tokens-out and --hidden-out out")
         from wand_export.commands.plan import plan as planned
 
-        return _print("plan", _call(planned, bundle, words, voice=voice, skip_unsayable=skip_unsayable), as_json)
+        own = {"lexicon": lexicon, "replace": replace}
+        result = _call(planned, bundle, words, voice=voice, skip_unsayable=skip_unsayable, **own)
+        return _print("plan", result, as_json)
     if output is None and tokens_out is None and hidden_out is None:
         output = Path("out.wav")
     streamed = output == Path("-")
@@ -330,6 +349,8 @@ def speak(
             top_p=top_p,
             repetition_penalty=repetition_penalty,
             skip_unsayable=skip_unsayable,
+            lexicon=lexicon,
+            replace=replace,
             rate=rate,
             threads=threads,
             text_file=None if file == Path("-") else file,

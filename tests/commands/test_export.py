@@ -22,6 +22,7 @@ from wand_export.graph import ladder
 from wand_export.graph.checkpoint import open_checkpoint
 from wand_export.host.bundle import Bundle, load_bundle, read_manifest
 from wand_export.host.output import alone
+from wand_export.host.prompt import load_reader
 from wand_export.host.selftest import run_audio_selftest
 from wand_export.spec.schema import shipped
 from wand_export.spec.target import load_target
@@ -122,6 +123,60 @@ def test_an_existing_output_is_refused(tiny: Path, tmp_path: Path) -> None:
     done = wand("export", tiny / "checkpoint", "-o", tmp_path / "out", "--target", "onnx-fp32")
     assert (done.returncode, done.stderr.count("\n")) == (2, 1) and "already exists" in done.stderr
     assert left_in(tmp_path / "out") == []
+
+
+def test_a_users_own_words_are_kept_in_the_bundle(tiny: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.tsv").write_text("# mine\r\nZoo\tdˈab\r\ncab\tbˈad\r\n", encoding="utf-8-sig")
+    (tmp_path / "words.tsv").write_text("犬\tzoo\nA CAB\tdab\n", encoding="utf-8")
+    options: dict[str, Any] = {"lexicon": str(tmp_path / "own.tsv"), "replace": tmp_path / "words.tsv"}
+    told = export(tiny / "checkpoint", tmp_path / "out", "onnx-fp32", **options)
+    assert told["replaces"] and {"text/lexicon.tsv", "text/replace.tsv"} <= set(told["files"])
+    text = tmp_path / "out" / "text"
+    assert (text / "lexicon.tsv").read_bytes().decode() == "zoo\tdˈab\ncab\tbˈad\na\ta\n"
+    assert (text / "replace.tsv").read_bytes().decode() == "犬\tzoo\na cab\tdab\n"
+    assert verify(tmp_path / "out", tiny / "checkpoint")["ok"]
+
+    bundle = load_bundle(tmp_path / "out")
+    reader = load_reader(bundle)
+    assert reader.replaced("A cab, 犬 dab.") == "dab, zoo dab." and reader.encoder.ids("zoo") == [5, 7, 3, 4, 1]
+    (tmp_path / "words.tsv").write_text("dab\tx\na cab\ta zoo\n", encoding="utf-8")
+    (tmp_path / "own.tsv").write_text("zoo\tkˈab\n", encoding="utf-8")
+    own = load_reader(bundle, tmp_path / "own.tsv", tmp_path / "words.tsv")
+    assert own.replaced("A cab, 犬 dab.") == "a zoo, zoo x." and own.encoder.ids("zoo") == [6, 7, 3, 4, 1]
+    speak(bundle.path, "A cab and 犬.", tmp_path / "a.wav", threads=1)
+
+    (text / "replace.tsv").unlink()
+    with pytest.raises(InputError, match=r"replace\.tsv: missing"):
+        load_bundle(bundle.path)
+
+
+def test_without_own_words_a_bundle_has_the_voices_alone(exported: Path, tiny: Path, tmp_path: Path) -> None:
+    assert (exported / "text" / "lexicon.tsv").read_bytes() == (tiny / "recipe" / "text" / "lexicon.tsv").read_bytes()
+    assert not read_manifest(exported).replaces and not (exported / "text" / "replace.tsv").exists()
+    (tmp_path / "empty.tsv").write_text("# nothing yet\n")
+    options: dict[str, Any] = {"lexicon": tmp_path / "empty.tsv", "replace": tmp_path / "empty.tsv"}
+    assert not export(tiny / "checkpoint", tmp_path / "out", "onnx-fp32", dry_run=True, **options)["replaces"]
+
+
+@pytest.mark.parametrize(
+    ("option", "line", "why"),
+    [
+        ("lexicon", "zoo\tzˈu", "own.tsv: line 2: phoneme 'z'"),
+        ("lexicon", "two words\tˈab", "own.tsv: line 2: 'two words' is not one word"),
+        ("lexicon", "zoo", "own.tsv: line 2: no tab"),
+        ("replace", "zoo\t犬", "own.tsv: line 2: cannot say '犬'"),
+        ("replace", "zoo\ta\nZOO\tb", "own.tsv: line 3: 'zoo' comes twice"),
+    ],
+)
+def test_own_words_that_cannot_be_said_are_refused_before_the_work(
+    tiny: Path, tmp_path: Path, option: str, line: str, why: str
+) -> None:
+    (tmp_path / "own.tsv").write_text(f"# mine\n{line}\n", encoding="utf-8")
+    options: dict[str, Any] = {option: tmp_path / "own.tsv"}
+    for dry_run in (True, False):
+        with pytest.raises(InputError) as raised:
+            export(tiny / "checkpoint", tmp_path / "out", ["onnx-fp32"], dry_run=dry_run, **options)
+        assert why in str(raised.value) and left_in(tmp_path) == ["own.tsv"]
 
 
 @pytest.mark.parametrize(

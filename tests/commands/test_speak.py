@@ -59,6 +59,63 @@ def test_neither_the_text_nor_another_output_is_overwritten(exported: Path, tmp_
     assert text.read_text() == TEXT and [file.name for file in tmp_path.iterdir()] == ["text.txt"]
 
 
+def said(bundle: Path, folder: Path, text: str, **own: Any) -> list[list[float]]:
+    """The vectors of a text in the tiny voice: every token of the text has its part in them."""
+    files = {option: folder / f"{option}.tsv" for option in own}
+    for option, lines in own.items():
+        files[option].write_text(lines, encoding="utf-8")
+    told = speak(bundle, text, None, hidden_out=folder / "a.npy", seed=5, threads=1, **files)
+    assert [told["lexicon"], told["replace"]] == [own.get(k) and str(files[k]) for k in ("lexicon", "replace")]
+    vectors: list[list[float]] = np.load(folder / "a.npy").tolist()
+    assert vectors
+    return vectors
+
+
+@pytest.mark.parametrize(
+    ("text", "own", "same"),
+    [
+        ("A cab, dab.", {"replace": "dab\tcab\n"}, "A cab, cab."),
+        ("One 犬. DAB", {"replace": "犬\tcab\ndab\tbad. Bad\ncab\tnever\n"}, "One cab. bad. Bad"),
+        ("A zoo.", {"lexicon": "zoo\tkˈab\n"}, "A cab."),
+        (
+            "A cab. Cab, a cab. A bad cab, cab.",
+            {"lexicon": "zoo\tdˈab\ncab\tbˈad\n", "replace": "A cab\tA zoo\n"},
+            "A xoo. Cab, a xoo. A bad cab, cab.",
+        ),
+    ],
+)
+def test_a_users_own_words(exported: Path, tmp_path: Path, text: str, own: dict[str, str], same: str) -> None:
+    plain = {"lexicon": "xoo\tdˈab\ncab\tbˈad\n"} if "xoo" in same else {}
+    assert said(exported, tmp_path, text, **own) == said(exported, tmp_path, same, **plain)
+    if "犬" not in text:
+        assert said(exported, tmp_path, text) != said(exported, tmp_path, text, **own)
+
+
+@pytest.mark.parametrize(
+    ("option", "lines", "why"),
+    [
+        ("lexicon", "cab\tkˈab\nzoo\tzˈu\n", "lexicon.tsv: line 2: phoneme 'z'"),
+        ("replace", "# mine\n\ncab\tthe 犬\n", "replace.tsv: line 3: cannot say '犬' in 'the 犬'"),
+        ("replace", "cab dab\n", "replace.tsv: line 1: no tab"),
+    ],
+)
+def test_a_line_of_own_words_that_cannot_be_said_is_refused_before_the_work(
+    exported: Path, tmp_path: Path, option: str, lines: str, why: str
+) -> None:
+    file = tmp_path / f"{option}.tsv"
+    file.write_text(lines, encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        speak(exported, TEXT, tmp_path / "a.wav", **{option: str(file)})
+    assert why in str(raised.value) and [left.name for left in tmp_path.iterdir()] == [file.name]
+
+
+@pytest.mark.parametrize("option", ["lexicon", "replace"])
+def test_own_words_are_not_overwritten(exported: Path, tmp_path: Path, option: str) -> None:
+    (tmp_path / "own.tsv").write_text("")
+    with pytest.raises(InputError, match="read by this very command"):
+        speak(exported, TEXT, None, tokens_out=tmp_path / "own.tsv", **{option: tmp_path / "own.tsv"})
+
+
 @pytest.mark.parametrize("text", [None, b"A cab.", 5, ["A cab."]])
 def test_a_text_that_is_no_string(tmp_path: Path, text: Any) -> None:
     with pytest.raises(InputError, match=r"text: a \w+ \(give a string\)"):

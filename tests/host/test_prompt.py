@@ -8,7 +8,15 @@ import tokenizers
 
 from wand_export.errors import BundleError, InputError
 from wand_export.graph.text.compiler import Reading, compile_tokenizer
-from wand_export.host.prompt import PrefixOverflow, first_position, load_text, prefix_rows, stretches
+from wand_export.host.prompt import (
+    PrefixOverflow,
+    first_position,
+    load_reader,
+    load_text,
+    own_replacements,
+    prefix_rows,
+    stretches,
+)
 
 COSYVOICE = [
     {"table": "speech", "ids": [0]},
@@ -98,6 +106,27 @@ def test_the_manifest_is_left_alone(make_manifest) -> None:
 
 def test_a_tokenizer_adds_no_special_tokens(make_bundle) -> None:
     assert load_text(make_bundle()).ids("ab c") == [97, 98, 32, 99]
+
+
+def test_a_tokenizer_has_replacements_and_no_lexicon(make_bundle, tmp_path: Path) -> None:
+    bundle, file = make_bundle(), tmp_path / "own.tsv"
+    file.write_text("# mine\nSQL\tsequel\nété\tsummer\n", encoding="utf-8")
+    assert load_reader(bundle).replaced("SQL") == "SQL"
+    assert load_reader(bundle, replace=file).replaced("sql, été!") == "sequel, summer!"
+    with pytest.raises(InputError, match=r"own\.tsv: fake reads text by a tokenizer, not by phonemes .*--replace"):
+        load_reader(bundle, lexicon=file)
+    assert own_replacements(None, file) == {"sql": "sequel", "été": "summer"}
+    file.write_text("a\tb\nb\tbell \x07 rings\n", encoding="utf-8")
+    with pytest.raises(InputError, match=r"own\.tsv: line 2: cannot say"):
+        load_reader(bundle, replace=file)
+
+
+def test_a_bundle_without_the_replacements_that_it_tells_of(make_bundle, tmp_path: Path) -> None:
+    with pytest.raises(BundleError, match=r"replace\.tsv"):
+        load_reader(make_bundle(replaces=True))
+    (tmp_path / "text" / "replace.tsv").write_text("a\tb\nc\n", encoding="utf-8")
+    with pytest.raises(BundleError, match=r"replace\.tsv: line 2: no tab \(export the bundle again\)"):
+        load_reader(make_bundle(replaces=True))
 
 
 def test_a_missing_tokenizer_is_named(make_bundle) -> None:

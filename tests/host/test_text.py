@@ -7,7 +7,7 @@ from random import Random
 
 import pytest
 
-from wand_export.errors import BundleError
+from wand_export.errors import BundleError, InputError
 from wand_export.host.sentences import without
 from wand_export.host.text import Frontend, TextError
 
@@ -133,6 +133,58 @@ def test_missing_or_broken_tables_are_named(tmp_path: Path) -> None:
 def test_hostile_tables_end_in_a_sentence(frontend: Frontend, changes: dict, text: str, words: str) -> None:
     with pytest.raises(TextError, match=words):
         replace(frontend, **changes).ids(text)
+
+
+@pytest.mark.parametrize(
+    ("line", "text", "spoken"),
+    [
+        ("Dog\tkˈæt", "dog DOG, one dog's", "kˈæt kˈæt, wˈʌn kˈæts."),
+        ("ship\tsˈɪp", "Ship. ships", "sˈɪp. ʃˈɪps."),
+        ("Épi’s\tpˈɛ", "épi's Epi’s", "pˈɛ pˈɛ."),
+        ("don't\tdˈu nˈɔt", "Don’t", "dˈu nˈɔt."),
+        ("one\ttˈu", "1, 21", "tˈu, twˈɛnti tˈu."),
+        ("# one\ttˈu", "one", "wˈʌn."),
+    ],
+)
+def test_a_users_own_words_go_before_the_lexicons(
+    frontend: Frontend, tmp_path: Path, line: str, text: str, spoken: str
+) -> None:
+    tables = replace(frontend, fold={"É": "e"}, symbols={**frontend.symbols, "n": 1, "u": 2, "ˈ": 3})
+    (tmp_path / "own.tsv").write_text(line + "\n", encoding="utf-8")
+    own = tables.with_lexicon(tmp_path / "own.tsv")
+    assert own.phonemes(text) == spoken and own.ids(text)
+    assert frontend.lexicon == LEXICON
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        ("dog\tdˈɔqɡ", "line 2: phoneme 'q' is none of this voice's"),
+        ("dog\tDOG", "line 2: phoneme 'D'"),
+        ("dög\tdˈɔɡ", "line 2: cannot read 'ö' in 'dög'"),
+        ("犬\tdˈɔɡ", "line 2: cannot read '犬'"),
+        ("big dog\tdˈɔɡ", "line 2: 'big dog' is not one word"),
+        ("two-dog\tdˈɔɡ", "line 2: 'two-dog' is not one word"),
+        ("dog.\tdˈɔɡ", "line 2: 'dog.' is not one word"),
+        ("'dog\tdˈɔɡ", 'line 2: "\'dog" is not one word'),
+        ("dog'\tdˈɔɡ", 'line 2: "dog\'" is not one word'),
+        ("2\ttˈu", "line 2: '2' is not one word"),
+        ("$\ttˈu", "line 2: '$' is not one word"),
+        (",\ttˈu", "line 2: ',' is not one word"),
+        ("Dr\tdˈɔɡ", "line 2: 'Dr' is read as 'doctor': change it with --replace"),
+        ("CAT\tkˈæt", "line 2: 'cat' comes twice"),
+        ("dog", "line 2: no tab"),
+        ("\tdˈɔɡ", "line 2: nothing before the tab"),
+    ],
+)
+def test_a_word_that_is_never_asked_for_or_cannot_be_said_is_named(
+    frontend: Frontend, tmp_path: Path, line: str, why: str
+) -> None:
+    file = tmp_path / "own.tsv"
+    file.write_text(f"cat\tkˈæt\n{line}\n", encoding="utf-8")
+    with pytest.raises(InputError) as raised:
+        frontend.with_lexicon(file)
+    assert str(raised.value).startswith(f"{file}: {why}")
 
 
 def test_wren_says_its_own_sentences() -> None:

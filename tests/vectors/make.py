@@ -8,6 +8,7 @@ stop.json       stop rules
 text.json       tables of small tokenizers and what they make of texts: see text_vectors.py
 sentences.json  texts and their sentences; sentences in parts of so many words, and in about so many parts; figures in
                 the example voice's words, spaces squeezed
+replace.json    texts and what they are with the words of a table replaced
 stretch.json    speech at other speeds: samples x 32768, to be met within `tolerance` of them
 prompt.json     changes of a small manifest, and the stretches that its prefix makes of requests, or why it refuses them
 audio.json      utterances: token ids (and vectors) in, each call of a graph as [name, inputs, outputs] (a value is
@@ -29,6 +30,7 @@ from host_vectors import audio_vectors, prompt_vectors, wav_vectors
 from hostile_vectors import hostile_vectors
 from text_vectors import text_vectors
 
+from wand_export.host.replace import replaced
 from wand_export.host.sampling import Sampler, SplitMix64, StopRule, TextOrder, noise, normal
 from wand_export.host.sentences import parts, runs_of_words, sentences
 from wand_export.host.stretch import Stretch
@@ -288,6 +290,49 @@ def sentences_vectors() -> dict[str, Any]:
     }
 
 
+REPLACED = {
+    "sql": "sequel",
+    "new": "old",
+    "new york": "the big apple",
+    "york": "new",
+    "can": "tin",
+    "rock 'n' roll": "music",
+    "c++": "c plus plus",
+    ".net": "dot net",
+    "&": "and",
+    "3": "three",
+    "café": "coffee house",
+    "行": "háng",
+    "銀行": "bank",
+    "𠮷野": "Yoshino",
+    "ไทย": "thai",
+    "می": "mi",
+    "привет": "hello 👋",
+}
+REPLACED_IN = [
+    "SQL, sql; Sql! MySQL sqlite sql2 _sql_ sql",
+    "\"SQL\" (sql) “SQL” ‘sql’ 'sql' «SQL» …sql… 「sql」 sql-like non-sql",
+    "New York, new Yorker, york, new\nyork, new new york york",
+    "I can, can't, can’t, cans, 'can'",
+    "Rock 'n' roll, rock'n'roll",
+    "C++, C++x, c+; .NET, ASP.NET; R&D & I",
+    "3, 3.14, 1,3, 9:3, 33, 3.",
+    "café CAFé CAFÉ cafés cafe\u0301",
+    "銀行に行く。行 𠮷野家 𠮷",
+    "ภาษาไทยดี ไทย\u0e49",
+    "می می\u200cخواهم خواهم\u200cمی",
+    "привет Привет приветы 👋sql👋",
+    "sql\u200bsql\ufeffsql\u3000sql",
+    "",
+]
+
+
+def replace_vectors() -> dict[str, Any]:
+    """One table, its words in lower case, over texts of many scripts."""
+    cases = [{"text": text, "replaced": replaced(text, REPLACED)} for text in REPLACED_IN]
+    return {"schema": SCHEMA, "table": [list(pair) for pair in REPLACED.items()], "cases": cases}
+
+
 def stretch_vectors() -> dict[str, Any]:
     """Voice-like samples at 2000 Hz, fed in blocks of 100, at several rates. Inputs and outputs are samples x 32768."""
     time = np.arange(700) / 2000
@@ -325,6 +370,7 @@ def vectors() -> dict[str, str]:
         "stop.json": compact(stop_vectors()),
         "text.json": compact(text_vectors()),
         "sentences.json": compact(sentences_vectors()),
+        "replace.json": compact(replace_vectors()),
         "stretch.json": compact(stretch_vectors()),
         "prompt.json": compact(prompt_vectors()),
         "audio.json": compact(audio_vectors()),

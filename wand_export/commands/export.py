@@ -28,7 +28,6 @@ from wand_export.graph.draft import (
     sample_inputs,
 )
 from wand_export.graph.hub import located
-from wand_export.graph.text.compiler import Compiled
 from wand_export.graph.vocoder import describe, load_vocoder
 from wand_export.host.bundle import (
     CHECKSUMS,
@@ -42,6 +41,7 @@ from wand_export.host.bundle import (
 )
 from wand_export.host.output import alone, folder_to_write, whole
 from wand_export.host.prompt import TextEncoder, load_text, stretches
+from wand_export.host.replace import to_tsv
 from wand_export.report import write_report
 from wand_export.spec.audio import AudioDecoder
 from wand_export.spec.manifest import (
@@ -52,7 +52,7 @@ from wand_export.spec.manifest import (
 from wand_export.spec.pieces import PIECES_FILE
 from wand_export.spec.selftest import SELFTEST_FILE, Stretch
 from wand_export.spec.target import AudioThresholds, Target, load_target
-from wand_export.spec.text import TEXT_FOLDER
+from wand_export.spec.text import LEXICON_FILE, REPLACE_FILE, TEXT_FOLDER
 from wand_export.spec.voice import TENSORS_FILE, VOICE_FILE
 
 TWIN_RUNTIME = "onnx"
@@ -73,6 +73,8 @@ def export(
     voices: Sequence[Path | str] | Path | str = (),
     audio_decoder: Path | str | None = None,
     audio: Asked | None = None,
+    lexicon: Path | str | None = None,
+    replace: Path | str | None = None,
     with_twin: bool = False,
     dry_run: bool = False,
     allow_low_parity: bool = False,
@@ -82,19 +84,21 @@ def export(
 
     checkpoint: a folder, or org/name[@revision] on the Hugging Face hub. targets: names or paths, or one of them.
     voices: folders of named presets, the first being the default; audio_decoder: an ONNX file that fits the recipe's
-    [audio.graph]; audio: the checkpoint of the recipe's codec, to be made to stream; see models/README.md for all
-    three. report(stage) is called as each stage begins. Returns the manifest as a dict, with the key "warnings"; with
-    dry_run nothing is emitted. Raises InputError (CheckpointError) for what it refuses, ParityError for an artifact
-    below its target's thresholds.
+    [audio.graph]; audio: the checkpoint of the recipe's codec, to be made to stream; lexicon, replace: files of a
+    user's own words, to be carried; see models/README.md for all of these. report(stage) is called as each stage
+    begins. Returns the manifest as a dict, with the key "warnings"; with dry_run nothing is emitted. Raises InputError
+    (CheckpointError) for what it refuses, ParityError for an artifact below its target's thresholds.
     """
     wanted = _targets([targets] if isinstance(targets, Path | str) else targets)
     folders = [Path(voice) for voice in ([voices] if isinstance(voices, Path | str) else voices)]
-    decoder_file = None if audio_decoder is None else Path(audio_decoder)
+    decoder_file, own_lexicon, own_replace = (
+        None if path is None else Path(path) for path in (audio_decoder, lexicon, replace)
+    )
     with ExitStack() as stack:
         place = folder_to_write(output) if dry_run else stack.enter_context(alone(output))
         report("reading the checkpoint")
         source = _source(checkpoint, recipe, random_weights, layers)
-        draft = draft_of(source, wanted, window, prefix, folders, decoder_file, audio, report)
+        draft = draft_of(source, wanted, window, prefix, folders, decoder_file, audio, own_lexicon, own_replace, report)
         manifest = draft.manifest
         if not dry_run:
             folder = stack.enter_context(whole(place))
@@ -134,7 +138,7 @@ def _fill(
     report("writing the embedding tables")
     dtypes = {name: getattr(torch, table.dtype) for name, table in manifest.tables.items()}
     save_file({name: source.table(name).to(dtype) for name, dtype in dtypes.items()}, folder / EMBEDDINGS)
-    speakable = _copy_text(source, folder, draft.text)
+    speakable = _write_text(folder / TEXT_FOLDER, draft)
     for name, voice in draft.voices.items():
         (folder / VOICES_FOLDER / name).mkdir(parents=True)
         for file in (VOICE_FILE, TENSORS_FILE):
@@ -174,16 +178,21 @@ def _fill(
     return _seal(folder, manifest)
 
 
-def _copy_text(source: Checkpoint, folder: Path, text: Compiled | None) -> bool:
+def _write_text(folder: Path, draft: Draft) -> bool:
     """Write the text frontend's files; random weights may lack a tokenizer, then the bundle takes ids only."""
-    (folder / TEXT_FOLDER).mkdir()
-    if source.recipe.text.kind == "tokenizer":
-        if text is not None:
-            text.save(folder / TEXT_FOLDER / PIECES_FILE)
-        return text is not None
-    for name in source.recipe.text.files:
-        file = source.find(name)
-        shutil.copyfile(file, folder / TEXT_FOLDER / file.name)
+    folder.mkdir()
+    if draft.replacements:
+        (folder / REPLACE_FILE).write_text(to_tsv(draft.replacements), encoding="utf-8", newline="\n")
+    recipe = draft.source.recipe
+    if recipe.text.kind == "tokenizer":
+        if draft.text is not None:
+            draft.text.save(folder / PIECES_FILE)
+        return draft.text is not None
+    for name in recipe.text.files:
+        file = draft.source.find(name)
+        shutil.copyfile(file, folder / file.name)
+    if draft.lexicon is not None:
+        (folder / LEXICON_FILE).write_text(to_tsv(draft.lexicon), encoding="utf-8", newline="\n")
     return True
 
 

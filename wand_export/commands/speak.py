@@ -14,6 +14,7 @@ from wand_export.errors import BundleError, InputError, whole_number
 from wand_export.host.audio import WavStream, WavWriter
 from wand_export.host.bundle import load_bundle
 from wand_export.host.output import files_to_write, replacing
+from wand_export.host.prompt import load_reader
 from wand_export.host.sentences import Unsayable, without
 from wand_export.host.session import Floats
 from wand_export.host.speech import Speaker
@@ -38,6 +39,8 @@ def speak(
     threads: int | None = None,
     text_file: Path | str | None = None,
     skip_unsayable: bool = False,
+    lexicon: Path | str | None = None,
+    replace: Path | str | None = None,
     temperature: float | None = None,
     top_k: int | None = None,
     top_p: float | None = None,
@@ -53,6 +56,7 @@ def speak(
     are spoken. Real-time factors are compute seconds over audio seconds; first_audio_ms counts from the text, with the
     models loaded; both are null where there is no audio. `cut_sentences` counts those that the stop rule's limit ended.
 
+    lexicon and replace are files of a user's own words: see Your own words in models/README.md.
     skip_unsayable leaves out what the voice cannot say, which is refused otherwise: `skipped_count` counts it, and
     `skipped` has the first of it. temperature, top_k, top_p and repetition_penalty stand in for the bundle's own;
     `sampler` has the settings in force. Raises InputError and BundleError.
@@ -65,8 +69,10 @@ def speak(
     wav_file, ids_file, vectors_file = (
         Path(path) if isinstance(path, Path | str) else None for path in (output, tokens_out, hidden_out)
     )
-    source = [] if text_file is None else [Path(text_file)]
-    files_to_write([wav_file, ids_file, vectors_file], [*source, *opened.paths()])
+    own_lexicon, own_replace = (None if path is None else Path(path) for path in (lexicon, replace))
+    given = [Path(path) for path in (text_file, lexicon, replace) if path is not None]
+    files_to_write([wav_file, ids_file, vectors_file], [*given, *opened.paths()])
+    reader = load_reader(opened, own_lexicon, own_replace)
     settings = sampler_with(
         opened.manifest.sampler,
         temperature=temperature,
@@ -105,9 +111,10 @@ def speak(
         ids_part = ids_file and stack.enter_context(replacing(ids_file))
         vectors_part = vectors_file and stack.enter_context(replacing(vectors_file))
         session = stack.enter_context(opened.open(name, threads))
-        speaker = Speaker(opened, session, opened.open_audio(name, threads) if wav else None, preset)
+        speaker = Speaker(opened, session, opened.open_audio(name, threads) if wav else None, preset, reader)
         start = perf_counter()
-        skipped = speaker.planner.text.unsayable(text) if skip_unsayable else []
+        text = reader.replaced(text)
+        skipped = reader.encoder.unsayable(text) if skip_unsayable else []
         plan = speaker.plan(without(text, skipped))
         text_tokens = [len(inputs["text"]) for inputs in plan]
         for piece in speaker.speak(plan, seed, settings, rate):
@@ -148,6 +155,8 @@ def speak(
         "tokens_out": ids_file and str(ids_file),
         "hidden_out": vectors_file and str(vectors_file),
         "voice": preset.name if preset else None,
+        "lexicon": own_lexicon and str(own_lexicon),
+        "replace": own_replace and str(own_replace),
         "not_run": not_run,
     }
 

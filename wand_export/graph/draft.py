@@ -18,7 +18,14 @@ from wand_export.graph.hub import name_of
 from wand_export.graph.text.compiler import Compiled
 from wand_export.graph.tokenizer import compile_text, load_tokenizer, resolved
 from wand_export.graph.upstream import compare_with_transformers
-from wand_export.host.prompt import PrefixOverflow, TextEncoder, first_position, stretches
+from wand_export.host.prompt import (
+    PrefixOverflow,
+    TextEncoder,
+    first_position,
+    own_replacements,
+    stretches,
+    with_lexicon,
+)
 from wand_export.host.runtimes.onnx import whole_decoder
 from wand_export.host.text import Frontend
 from wand_export.host.voices import load_voice
@@ -41,7 +48,8 @@ BEYOND_WRAP = 32
 @dataclass(frozen=True)
 class Draft:
     """What an export will be. manifest: without artifacts and files; text: the compiled tokenizer, None for a lexicon
-    and where random weights lack one; voices: folder by name; audio_decoder, audio: what the user gave, if anything;
+    and where random weights lack one; lexicon: with the user's own words, None where there are none of these;
+    replacements: the user's; voices: folder by name; audio_decoder, audio: what the user gave, if anything;
     warnings: what the user should know, to which emitting adds."""
 
     source: Checkpoint
@@ -49,6 +57,8 @@ class Draft:
     targets: list[Target]
     manifest: Manifest
     text: Compiled | None
+    lexicon: dict[str, str] | None
+    replacements: dict[str, str]
     voices: dict[str, Path]
     audio_decoder: Path | None
     audio: Asked | None
@@ -63,6 +73,8 @@ def draft_of(
     voices: Sequence[Path],
     audio_decoder: Path | None,
     audio: Asked | None,
+    lexicon: Path | None,
+    replace: Path | None,
     report: Callable[[str], None],
 ) -> Draft:
     """Check everything that an export is given, down to rung 0 of the parity ladder. Raises InputError."""
@@ -84,11 +96,17 @@ def draft_of(
         told = manifest.audio.model_copy(update={"decoders": {"codec": codec.decoder}})
         manifest = manifest.model_copy(update={"audio": told})
     folders = _voices(manifest, voices)
-    manifest = manifest.model_copy(update={"voices": list(folders), "pieces": text and text.words})
-    _check_room(manifest, _encoder(source, manifest, text), folders)
+    encoder, own = _encoder(source, manifest, text), None
+    if lexicon is not None:
+        encoder = with_lexicon(encoder, lexicon, manifest.family)
+        own = encoder.lexicon
+    replacements = {} if replace is None else own_replacements(encoder, replace)
+    brought = {"voices": list(folders), "pieces": text and text.words, "replaces": bool(replacements)}
+    manifest = manifest.model_copy(update=brought)
+    _check_room(manifest, encoder, folders)
     report("comparing with transformers' own class")
     compare_with_transformers(source)
-    return Draft(source, layout, targets, manifest, text, folders, audio_decoder, audio, warnings)
+    return Draft(source, layout, targets, manifest, text, own, replacements, folders, audio_decoder, audio, warnings)
 
 
 def _layout(source: Checkpoint, window: int | None, prefix: int | None) -> tuple[Layout, list[str]]:

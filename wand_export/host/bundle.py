@@ -18,7 +18,7 @@ from wand_export.spec.document import MAX_BYTES, load_json, validate
 from wand_export.spec.manifest import SCHEMA_VERSION, Artifact, Manifest
 from wand_export.spec.pieces import PIECES_FILE
 from wand_export.spec.selftest import SELFTEST_FILE
-from wand_export.spec.text import LEXICON_FILE, TEXT_FILE, TEXT_FOLDER
+from wand_export.spec.text import LEXICON_FILE, REPLACE_FILE, TEXT_FILE, TEXT_FOLDER
 from wand_export.spec.voice import VOICE_FILE
 
 if TYPE_CHECKING:
@@ -249,6 +249,8 @@ def _needed(manifest: Manifest) -> dict[str, str]:
         needed |= {"text.kind": f"{TEXT_FOLDER}/{TEXT_FILE}", "text.files": f"{TEXT_FOLDER}/{LEXICON_FILE}"}
     if manifest.pieces is not None:
         needed["pieces"] = f"{TEXT_FOLDER}/{PIECES_FILE}"
+    if manifest.replaces:
+        needed["replaces"] = f"{TEXT_FOLDER}/{REPLACE_FILE}"
     for i, voice in enumerate(manifest.voices):
         needed[f"voices.{i}"] = f"{VOICES_FOLDER}/{voice}/{VOICE_FILE}"
     return needed

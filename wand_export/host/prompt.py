@@ -1,6 +1,8 @@
 """From a text and a voice to the rows that a decoder is prefilled with, by the manifest's prefix program alone."""
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Protocol
 
 import numpy as np
@@ -9,12 +11,13 @@ import numpy.typing as npt
 from wand_export.errors import BundleError, InputError
 from wand_export.host.bundle import MANIFEST, Bundle
 from wand_export.host.pieces import Tokenizer
-from wand_export.host.sentences import Unsayable
+from wand_export.host.replace import read_table, replaced
+from wand_export.host.sentences import Unsayable, lowered
 from wand_export.host.text import Frontend
 from wand_export.spec.manifest import Manifest
 from wand_export.spec.pieces import PIECES_FILE
 from wand_export.spec.recipe import PrefixPart
-from wand_export.spec.text import TEXT_FOLDER
+from wand_export.spec.text import REPLACE_FILE, TEXT_FOLDER
 from wand_export.spec.voice import LATENTS
 
 Floats = npt.NDArray[np.float32]
@@ -59,6 +62,55 @@ def load_text(bundle: Bundle) -> TextEncoder:
     if bundle.manifest.pieces is None:
         raise BundleError(bundle.path / MANIFEST, "pieces: there are none", "export with the family's tokenizer")
     return Tokenizer.load(folder / PIECES_FILE, bundle.manifest.pieces)
+
+
+@dataclass(frozen=True)
+class Reader:
+    """How a bundle reads texts: its encoder, and the words that are replaced before that."""
+
+    encoder: TextEncoder
+    replacements: Mapping[str, str]
+
+    def replaced(self, text: str) -> str:
+        """What the encoder is to read. Not to be called again with what it gave: words are replaced once."""
+        return replaced(text, self.replacements)
+
+
+def load_reader(bundle: Bundle, lexicon: Path | None = None, replace: Path | None = None) -> Reader:
+    """The reader of a bundle, a user's own words before its own.
+
+    Raises BundleError, and InputError as with_lexicon() and own_replacements() do.
+    """
+    encoder, replacements = load_text(bundle), dict[str, str]()
+    if bundle.manifest.replaces:
+        file = bundle.path / TEXT_FOLDER / REPLACE_FILE
+        replacements = read_table(file, lambda old, new: (lowered(old), new), "export the bundle again", BundleError)
+    if lexicon is not None:
+        encoder = with_lexicon(encoder, lexicon, bundle.manifest.family)
+    if replace is not None:
+        replacements |= own_replacements(encoder, replace)
+    return Reader(encoder, replacements)
+
+
+def with_lexicon(encoder: TextEncoder | None, file: Path, family: str) -> Frontend:
+    """The encoder with a user's own words. Raises InputError where it has no lexicon, and for a line."""
+    if not isinstance(encoder, Frontend):
+        raise InputError(file, f"{family} reads text by a tokenizer, not by phonemes", "write it out with --replace")
+    return encoder.with_lexicon(file)
+
+
+def own_replacements(encoder: TextEncoder | None, file: Path) -> dict[str, str]:
+    """A user's own replacements, each of which the encoder, if any, can say. Raises InputError."""
+
+    def entry(old: str, new: str) -> tuple[str, str]:
+        if encoder is not None:
+            if odd := encoder.unsayable(new):
+                raise ValueError(f"cannot say {odd[0].characters!r} in {new!r}")
+            for sentence in encoder.sentences(new):
+                encoder.ids(sentence)
+        return lowered(old), new
+
+    return read_table(file, entry)
 
 
 def stretches(manifest: Manifest, inputs: Inputs) -> list[Stretch]:

@@ -69,7 +69,7 @@ _BLANK = SPACE | HIDDEN
 _ENDING = DOT | STOP | FULL_STOP
 _LEADING = _BLANK | OPENER | QUOTE
 _TRAILING = _ENDING | CLOSER
-_SILENT = _BLANK | _ENDING | CLAUSE | FULL_CLAUSE | CLOSER | QUOTE | OPENER | MUTE
+SILENT = _BLANK | _ENDING | CLAUSE | FULL_CLAUSE | CLOSER | QUOTE | OPENER | MUTE
 _NEVER, _UNLESS_SENTENCE, _BEFORE_DIGIT = (frozenset(words.split(" ")) for words in ABBREVIATIONS.values())
 
 
@@ -156,7 +156,7 @@ def sentences(text: str, abbreviations: Container[str] = ()) -> list[str]:
 
 def says_something(part: str) -> bool:
     """Whether it holds more than spaces and punctuation."""
-    return any(character not in _SILENT for character in part)
+    return any(character not in SILENT for character in part)
 
 
 def _run(text: str, at: int, quoted: bool) -> int:
@@ -181,7 +181,7 @@ def _closes(text: str, at: int, quoted: bool) -> bool:
 
 def _apart(text: str, at: int) -> bool:
     """Whether no word begins here."""
-    return at >= len(text) or (text[at] in _SILENT and text[at] not in OPENER)
+    return at >= len(text) or (text[at] in SILENT and text[at] not in OPENER)
 
 
 def _ends(text: str, first: int, at: int, end: int, abbreviations: Container[str]) -> bool:

@@ -9,7 +9,7 @@ import numpy as np
 from wand_export.errors import InputError, WandError
 from wand_export.host.audio import SILENCE, AudioStream
 from wand_export.host.bundle import Bundle
-from wand_export.host.prompt import Inputs, PrefixOverflow, first_position, load_text, rows_of, stretches
+from wand_export.host.prompt import Inputs, PrefixOverflow, Reader, first_position, load_reader, rows_of, stretches
 from wand_export.host.sampling import Sampler, StopRule, TextOrder
 from wand_export.host.sentences import parts
 from wand_export.host.session import AudioSession, Floats, Session
@@ -95,9 +95,11 @@ class Refusal:
 class Planner:
     """Cuts texts into what one utterance each can say, with the text tables alone: no model is opened."""
 
-    def __init__(self, bundle: Bundle, voice: Voice | None = None) -> None:
+    def __init__(self, bundle: Bundle, voice: Voice | None = None, reader: Reader | None = None) -> None:
+        """reader None is the bundle's own. Texts are planned as reader.replaced() gave them."""
         self.manifest, self.voice = bundle.manifest, voice
-        self.text = load_text(bundle)
+        self.reader = reader or load_reader(bundle)
+        self.text = self.reader.encoder
 
     def plan(self, text: str) -> list[Inputs]:
         """The inputs of each sentence, or of its parts where it does not fit the prefix as a whole.
@@ -162,9 +164,11 @@ class Speaker:
         session: Session,
         audio: AudioSession | None,
         voice: Voice | None = None,
+        reader: Reader | None = None,
     ) -> None:
+        """reader None is the bundle's own."""
         self.bundle, self.session, self.audio, self.voice = bundle, session, audio, voice
-        self.planner = Planner(bundle, voice)
+        self.planner = Planner(bundle, voice, reader)
 
     def plan(self, text: str) -> list[Inputs]:
         """As Planner.plan(), in its voice."""

@@ -8,15 +8,16 @@ lacks, the longest match first, and the phonemes that are vowels (the first of t
 (characters that are spoken as pauses); max_words (longer sentences are spoken in parts); symbols {phoneme character:
 token id}; boundaries, the ids of the first, second, ... space between words, which start anew when they are used up
 (empty: spaces are a symbol like any other). fold, figures and letters may be left out. `lexicon.tsv` holds a word, a
-tab and its phonemes a line.
+tab and its phonemes a line, once for each word, those that a user gave to the export first.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from wand_export.errors import BundleError
 from wand_export.host.figures import Figures
+from wand_export.host.replace import read_table
 from wand_export.host.sentences import SPACE, Unsayable, located, lowered, runs_of_words, sentences
 from wand_export.spec.document import read_document
 from wand_export.spec.text import LEXICON_FILE, TEXT_FILE, TextTables
@@ -68,6 +69,28 @@ class Frontend:
         if odd := set().union(*lexicon.values()) - set(found["symbols"]):
             raise BundleError(words, f"phoneme {min(odd)!r} is not among the symbols of {tables.name}", _AGAIN)
         return cls(**found, figures=figures, lexicon=lexicon)
+
+    def with_lexicon(self, file: Path) -> "Frontend":
+        """These tables with a user's own words before those of the lexicon: lexicon.tsv with comments.
+
+        Raises InputError naming the file and the line of a word that is never asked for, or cannot be said.
+        """
+        own = read_table(file, self._entry)
+        return replace(self, lexicon={**own, **self.lexicon, **own})
+
+    def _entry(self, written: str, phonemes: str) -> tuple[str, str]:
+        """A line of a user's lexicon, its word as texts are when the lexicon is asked."""
+        if odd := self.unsayable(written):
+            raise ValueError(f"cannot read {odd[0].characters!r} in {written!r}")
+        word = self._in_words(written)
+        of_letters = _is_letter(word, 0) and _behind_word(word, 0) == len(word)
+        if not of_letters or any("0" <= character <= "9" for character in written):
+            raise ValueError(f"{written!r} is not one word of letters, with apostrophes between them")
+        if word in self.abbreviations:
+            raise ValueError(f"{written!r} is read as {self.abbreviations[word]!r}: change it with --replace")
+        if unknown := next((phoneme for phoneme in phonemes if phoneme not in self.symbols), None):
+            raise ValueError(f"phoneme {unknown!r} is none of this voice's: {' '.join(sorted(self.symbols))}")
+        return word, phonemes
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a sentence. Raises TextError if a character cannot be said, or nothing is left to say."""

@@ -252,8 +252,9 @@ class Manifest(Schema):
     """manifest.json. `files` gives the bytes of every file of the bundle but itself and SHA256SUMS.
 
     voices: folders in `voices/`, the first being the default; refused: modes of the family, and why; pieces: how a
-    tokenizer's tables are read, null for a lexicon and where no text can be read; a part of the prefix holds no literal
-    any more; endings: reasons for an utterance's end that its hosts can meet.
+    tokenizer's tables are read, null for a lexicon and where no text can be read; replaces: whether a text first has
+    the words of `text/replace.tsv` replaced, as host/replace.py tells; a part of the prefix holds no literal any more;
+    endings: reasons for an utterance's end that its hosts can meet.
     """
 
     schema_version: Literal[2]
@@ -276,6 +277,7 @@ class Manifest(Schema):
     sampler: Sampler
     text: Text
     pieces: Pieces | None = None
+    replaces: bool = False
     audio: Audio
     artifacts: dict[Name, Artifact]
     not_run: list[str]

@@ -7,7 +7,7 @@ from pydantic import Field
 from wand_export.spec.limits import Count, Size
 from wand_export.spec.schema import Schema
 
-TEXT_FOLDER, TEXT_FILE, LEXICON_FILE = "text", "text.json", "lexicon.tsv"
+TEXT_FOLDER, TEXT_FILE, LEXICON_FILE, REPLACE_FILE = "text", "text.json", "lexicon.tsv", "replace.tsv"
 
 Character = Annotated[str, Field(min_length=1, max_length=1)]
 Short = Annotated[str, Field(max_length=64)]
