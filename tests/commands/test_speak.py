@@ -168,6 +168,14 @@ def test_a_plan_writes_nothing(exported: Path, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_plan_is_of_what_a_users_own_words_make_of_it(exported: Path, tmp_path: Path) -> None:
+    (tmp_path / "own.tsv").write_text("bad\tcab\n", encoding="utf-8")
+    assert plan(exported, "A bad cab.", replace=tmp_path / "own.tsv") == plan(exported, "A cab cab.")
+    (tmp_path / "said.tsv").write_text("bad\tkab\n", encoding="utf-8")
+    said = plan(exported, "A bad cab.", lexicon=tmp_path / "said.tsv")
+    assert said["sentences"][0]["ids"] != plan(exported, "A bad cab.")["sentences"][0]["ids"]
+
+
 def test_a_plan_in_a_voice_counts_its_prompt(exported: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     opened = load_bundle(exported)
     part = PrefixPart(table="speech", input="prompt_tokens")
