@@ -32,7 +32,10 @@ Replace = Annotated[
         metavar="F.tsv", help="Words to read otherwise: a word, a tab, what to say a line. See models/README.md."
     ),
 ]
-Threads = Annotated[int | None, typer.Option(min=1, metavar="N", help="Threads. Default: the runtime's choice.")]
+Threads = Annotated[
+    int | None,
+    typer.Option(min=1, metavar="N", help="Threads. Default: one a big core; the runtime's choice if all are."),
+]
 
 
 def examples(*lines: str) -> str:

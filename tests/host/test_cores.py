@@ -26,6 +26,7 @@ def test_big_cores(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, speeds: list
             (tmp_path / f"cpu{number}" / "cpufreq").mkdir(parents=True)
             (tmp_path / f"cpu{number}" / "cpufreq" / "cpuinfo_max_freq").write_text(f"{speed * 1000}\n")
     assert cores.big_cores() == big
+    assert cores.checked_threads(None) == (len(big) if len(big) < 4 else None)
 
 
 def test_the_affinity_of_the_process_counts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -28,13 +28,15 @@ def big_cores() -> list[int]:
 
 
 def checked_threads(threads: int | None) -> int | None:
-    """`threads` if the process has as many processors, None for None. Raises InputError.
+    """`threads` if the process has as many processors. Raises InputError.
 
-    The runtimes take any number: some end the process, or wait for ever, on what makes no sense.
+    None is the number of big cores where there are little ones too, of which runtimes know nothing; else None, their
+    own choice. They take any number: some end the process, or wait for ever, on what makes no sense.
     """
-    if threads is None:
-        return None
     count = len(usable_cores())
+    if threads is None:
+        big = len(big_cores())
+        return big if big < count else None
     if isinstance(threads, int) and threads > count:
         raise InputError("threads", str(threads), f"this process may use {count}: give 1 to {count}")
     return whole_number("threads", threads, 1, count)
