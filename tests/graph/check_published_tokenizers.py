@@ -90,10 +90,10 @@ def check(name: str, file: Path, speech: int, count: int) -> None:
     size, resident = tables.stat().st_size, resident_bytes(tables, compiled.words)
     load = milliseconds(lambda: Tokenizer.load(tables, compiled.words), 21)
     tokenizer = Tokenizer.load(tables, compiled.words)
-    read, long = milliseconds(lambda: tokenizer.ids(SENTENCE), 101), strings.long_texts(10_000)
-    slowest = max(milliseconds(lambda text=text: tokenizer.ids(text), 3) for text in long)
-    linear = milliseconds(lambda: tokenizer.ids("a" * 100_000), 1) / milliseconds(
-        lambda: tokenizer.ids("a" * 10_000), 3
+    read, long = milliseconds(lambda: tokenizer.encode(SENTENCE), 101), strings.long_texts(10_000)
+    slowest = max(milliseconds(lambda text=text: tokenizer.encode(text), 3) for text in long)
+    linear = milliseconds(lambda: tokenizer.encode("a" * 100_000), 1) / milliseconds(
+        lambda: tokenizer.encode("a" * 10_000), 3
     )
     print(f"{name}: compiled in {seconds:.1f} s to {size / 1e6:.2f} MB, loaded in {load:.1f} ms", end="; ")
     print(f"{resident / 1e6:.1f} MB resident; {len(SENTENCE)} characters in {read:.2f} ms", end="; ")
