@@ -98,8 +98,7 @@ class Planner:
     def __init__(self, bundle: Bundle, voice: Voice | None = None, reader: Reader | None = None) -> None:
         """reader None is the bundle's own. Texts are planned as reader.replaced() gave them."""
         self.manifest, self.voice = bundle.manifest, voice
-        self.reader = reader or load_reader(bundle)
-        self.text = self.reader.encoder
+        self.text = (reader or load_reader(bundle)).encoder
 
     def plan(self, text: str) -> list[Inputs]:
         """The inputs of each sentence, or of its parts where it does not fit the prefix as a whole.
